@@ -1,0 +1,57 @@
+"""Zhaiju (摘句) answers questions by quoting: it selects the paragraph, then reads the exact span in it.
+
+    >>> import zhaiju
+    >>> reader = zhaiju.load("runs/read")                                          # doctest: +SKIP
+    >>> reader.read("What is it called?", "It is called Zhaiju.").answer           # doctest: +SKIP
+    'Zhaiju'
+
+Importing this costs next to nothing; torch is imported by `load`.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from zhaiju.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    OutputError,
+    TrainingError,
+    ZhaijuError,
+)
+
+if TYPE_CHECKING:
+    from zhaiju.api import Model
+
+__version__ = version("zhaiju")
+
+
+def load(what: str, *, selector: str | None = None, task: str | None = None, precision: str = "fp32") -> Model:
+    """Load a model to select, read and answer with.
+
+    Args:
+        what: A run, a checkpoint directory or a hub id.
+        selector: The same, for the paragraph selector of a reader.
+        task: "select" or "read", where `what` does not say it itself; a foreign checkpoint reads.
+        precision: "fp32" or "bf16".
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+    """
+    from zhaiju.api import Model
+
+    return Model.load(what, selector=selector, task=task, precision=precision)
+
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "OutputError",
+    "TrainingError",
+    "ZhaijuError",
+    "__version__",
+    "load",
+]

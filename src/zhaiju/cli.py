@@ -1,0 +1,547 @@
+"""The command line: parse, call, print. Every command is a thin parser over functions that Python users call too."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional, get_type_hints
+
+import typer
+
+from zhaiju import files, ui
+from zhaiju.config import TrainSettings, _types, load_settings, plain_type
+from zhaiju.errors import ConfigError, DataError, TrainingError, ZhaijuError
+
+if TYPE_CHECKING:
+    from zhaiju.data.examples import QAExample, ReadPrediction
+    from zhaiju.data.formats import ReadLog
+    from zhaiju.inference.engine import Engine
+    from zhaiju.modeling.checkpoint import Checkpoint
+
+app = typer.Typer(
+    name="zhaiju",
+    help="尋章摘句: answers questions by quoting. Select the paragraph, read the exact span in it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+ContextFile = Annotated[Optional[Path], typer.Option("--context", help="The course layout's paragraphs, a JSON list of texts.")]
+Window = Annotated[Optional[int], typer.Option(help="Most tokens of a window. Default: as trained, else 384.")]
+Overlap = Annotated[Optional[int], typer.Option(help="Characters shared by neighbouring windows. Default: as trained.")]
+MaxAnswer = Annotated[Optional[int], typer.Option(help="Longest quote in characters; 0: no limit. Default: as trained.")]
+PrecisionOption = Annotated[str, typer.Option(help="fp32 or bf16.")]
+BatchTokens = Annotated[int, typer.Option(help="Tokens of a batch, padding included.")]
+SkipFaulty = Annotated[bool, typer.Option("--skip-faulty", help="Leave faulty rows out, counted, instead of stopping.")]
+
+
+@app.command(epilog="Example: zhaiju check data/train.json --context data/context.json")
+def check(
+    data: Annotated[list[Path], typer.Argument(help="Data files; several are also searched for shared paragraphs.")],
+    context: ContextFile = None,
+    encoder: Annotated[Optional[str], typer.Option(help="Whose tokenizer to check with. Default: single characters.")] = None,
+    window: Annotated[int, typer.Option(help="Most tokens of a window.")] = 384,
+    overlap: Annotated[int, typer.Option(help="Characters shared by neighbouring windows.")] = 64,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if anything is wrong.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is wrong with a data set, row by row."""
+    from zhaiju.data.check import check_files
+    from zhaiju.data.encoding import Encoding
+    from zhaiju.data.vocabulary import build_tokenizer
+
+    named = None
+    if encoder is not None:
+        from zhaiju.modeling.checkpoint import load_tokenizer, resolve
+
+        named = load_tokenizer(resolve(encoder))
+
+    def make_encoding(texts: Sequence[str]) -> Encoding:
+        tokenizer = named or build_tokenizer(texts, kind="characters", size=1 << 21)
+        return Encoding(tokenizer, window=window, overlap=overlap)
+
+    with ui.progress("checking", None) as advance:
+        reports = check_files(
+            data, context=context, make_encoding=make_encoding, count_unknown=named is not None, progress=advance
+        )
+    if as_json:
+        values = [report.to_json() for report in reports]
+        _print_json(values[0] if len(values) == 1 else {"files": values})
+    else:
+        for report in reports:
+            _print_report(report)
+    if strict and not all(report.healthy for report in reports):
+        raise typer.Exit(1)
+
+
+def _print_report(report: Any) -> None:
+    for line in report.faults:
+        print(line)
+    for fault in report.misaligned:
+        print(f"{report.file}: {fault}")
+    for line in report.lost:
+        print(f"{report.file}: lost to windows: {line}")
+    shown = {
+        "questions": report.rows,
+        "different paragraphs": report.contexts,
+        "faulty rows": len(report.faults),
+        "answers": report.answers_total,
+        "… misaligned": report.answers_misaligned,
+        "… longer than a window": report.answers_too_long,
+        "… lost between windows": report.answers_lost,
+        "… beginning or ending inside a token": report.answers_inside_tokens,
+        "… whose text stands more than once": report.answers_repeated,
+        "… longer than 50 characters": report.answers_over_limit,
+    }
+    if report.unknown_tokens is not None:
+        shown["unknown tokens"] = f"{report.unknown_tokens:.3%} {' '.join(report.unknown_examples)}".strip()
+    for name, count in report.shared_contexts.items():
+        shown[f"answered paragraphs also in {name}"] = count
+    ui.table(report.file, ["", ""], [[name, str(value)] for name, value in shown.items()])
+
+
+@app.command(epilog='Example: zhaiju tokens "兩河文明 30000元" --encoder bert-base-chinese')
+def tokens(
+    text: Annotated[str, typer.Argument(help="A text.")],
+    encoder: Annotated[Optional[str], typer.Option(help="Whose tokenizer. Default: single characters.")] = None,
+    script: Annotated[str, typer.Option(help="Script that the encoder sees.")] = "as-is",
+    as_json: AsJson = False,
+) -> None:
+    """Show what the tokenizer does: each token beside its characters and offsets."""
+    from zhaiju.data.encoding import Encoding
+    from zhaiju.data.examples import check_text
+    from zhaiju.data.vocabulary import build_tokenizer
+
+    check_text(text, "text")
+    if encoder is None:
+        tokenizer = build_tokenizer([text], kind="characters", size=1 << 21, script=script)
+    else:
+        from zhaiju.modeling.checkpoint import load_tokenizer, resolve
+
+        tokenizer = load_tokenizer(resolve(encoder))
+    found = Encoding(tokenizer, script=script).tokens(text)
+    names = tokenizer.convert_ids_to_tokens(found.ids.tolist())
+    rows = [
+        {"index": index, "token": name, "id": int(number), "start": int(start), "end": int(end), "text": text[start:end]}
+        for index, (name, number, start, end) in enumerate(zip(names, found.ids, found.starts, found.ends, strict=True))
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    columns = ["index", "token", "id", "start", "end", "text"]
+    ui.table("", columns, [[ui.visible(str(row[column])) for column in columns] for row in rows])
+
+
+def train(
+    task: Annotated[str, typer.Argument(help="select or read.")],
+    *,
+    train: Annotated[list[Path], typer.Option("--train", help="Training data; may be given again.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The run's directory; an unfinished run there goes on.")],
+    dev: Annotated[Optional[list[Path]], typer.Option("--dev", help="Dev data. Default: a seeded tenth held out.")] = None,
+    context: ContextFile = None,
+    config: Annotated[Optional[Path], typer.Option(help="Settings as TOML; flags override it.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove a run that is there already.")] = False,
+    as_json: AsJson = False,
+    **settings: Any,
+) -> None:
+    """Train a task; leave a run directory with the best and the last checkpoint."""
+    chosen = load_settings(config, settings)
+    _known_task(task)
+    from zhaiju.training import run as training
+    from zhaiju.training.loop import Evaluated, Event, Started, Stepped
+
+    data = training.load_train_data(
+        train, dev or (), context=context, seed=chosen.seed, skip_faulty=chosen.skip_faulty
+    )
+    _report_log(data.log)
+    ui.note(f"{task}: {len(data.train)} training and {len(data.dev)} dev examples")
+    with ui.progress("training", None) as advance:
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, Started):
+                if event.step:
+                    ui.note(f"going on after step {event.step}")
+                advance(event.step, total=event.steps)
+            elif isinstance(event, Stepped):
+                advance(1, note=f"loss {event.loss:.3f}, {event.tokens / event.seconds:,.0f} tokens/s")
+            elif isinstance(event, Evaluated):
+                primary = {name: value for name, value in event.metrics.items() if name in ("em", "f1", "accuracy")}
+                shown = ", ".join(f"{name} {value:.4f}" for name, value in primary.items())
+                ui.note(f"step {event.step}: {shown}{' (best so far)' if event.best else ''}")
+
+        result = training.train(task, chosen, data, output, overwrite=overwrite, on_event=on_event)
+    values = {"run": str(result.run), "finished": result.finished, "step": result.step, "best_step": result.best_step}
+    if as_json:
+        _print_json(values | result.metrics)
+    elif result.finished:
+        ui.table(f"{output}, best step {result.best_step} of {result.step}", ["", ""], ui.figures(result.metrics))
+    if not result.finished:
+        ui.note(f"stopped after step {result.step}, saved; the same command goes on from there")
+        raise typer.Exit(130)
+
+
+def _with_settings(command: Any) -> Any:
+    """Replace `**settings` in a command's signature by one flag for each setting, its help from the setting."""
+    signature = inspect.signature(command)
+    hints = _types()
+    own = get_type_hints(command, include_extras=True)
+    parameters = [
+        value.replace(annotation=own[value.name])
+        for value in signature.parameters.values()
+        if value.kind is not value.VAR_KEYWORD
+    ]
+    annotations = {value.name: value.annotation for value in parameters}
+    for entry in fields(TrainSettings):
+        kind, _ = plain_type(hints[entry.name])
+        flag = f"--{entry.name.replace('_', '-')}"
+        choices = entry.metadata["choices"]
+        text = entry.metadata["doc"]
+        if choices:
+            text += f" One of {', '.join(choices)}."
+        if kind is not bool:
+            text += f" Default: {entry.default}." if entry.default is not None else ""
+        declared = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
+        annotation = Annotated[Optional[kind], typer.Option(declared, help=text, show_default=False)]
+        parameters.append(
+            inspect.Parameter(entry.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        )
+        annotations[entry.name] = annotation
+    command.__signature__ = signature.replace(parameters=parameters)
+    command.__annotations__ = annotations | {"return": None}
+    return command
+
+
+app.command(epilog="Example: zhaiju train read --scratch --train train.json --context context.json -o runs/read")(
+    _with_settings(train)
+)
+
+
+@app.command(epilog="Example: zhaiju evaluate runs/read public.json --context context.json")
+def evaluate(
+    what: Annotated[str, typer.Argument(help="A run, a checkpoint directory or a hub id.")],
+    data: Annotated[Path, typer.Argument(help="Labelled data.")],
+    context: ContextFile = None,
+    task: Annotated[Optional[str], typer.Option(help="Default: the checkpoint's own, else read.")] = None,
+    window: Window = None,
+    overlap: Overlap = None,
+    max_answer_chars: MaxAnswer = None,
+    precision: PrecisionOption = "fp32",
+    batch_tokens: BatchTokens = 8192,
+    skip_faulty: SkipFaulty = False,
+    details: Annotated[Optional[Path], typer.Option(help="Write each prediction with its outcome, as JSONL.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a checkpoint on labelled data. read is given the right paragraph."""
+    from zhaiju.training import evaluate as evaluation
+
+    examples = _read_examples(data, context, skip_faulty)
+    engine, checkpoint, name = _load(what, task, window, overlap, precision, batch_tokens)
+    chosen = _task(name, checkpoint, max_answer_chars)
+    with ui.progress("evaluating", len(examples)) as advance:
+        report, predictions = evaluation.evaluate(engine, chosen, examples, progress=advance)
+    kinds: list[str] = []
+    if name == "read":
+        counts, kinds = evaluation.outcomes(
+            examples, predictions, engine=engine, max_answer_chars=chosen.max_answer_chars
+        )
+        report |= {kind.replace(" ", "_"): count for kind, count in counts.items()}
+    if details:
+        _write_details(details, predictions, kinds)
+    _print_figures(f"{what} on {data}", report, as_json)
+
+
+@app.command(epilog="Example: zhaiju predict runs/read public.json --context context.json -o predictions.json")
+def predict(
+    what: Annotated[str, typer.Argument(help="A run, a checkpoint directory or a hub id.")],
+    data: Annotated[Path, typer.Argument(help="Questions, labelled or not.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help=".json {id: answer}, .csv (id,answer) or .jsonl with all details.")],
+    context: ContextFile = None,
+    task: Annotated[Optional[str], typer.Option(help="Default: the checkpoint's own, else read.")] = None,
+    window: Window = None,
+    overlap: Overlap = None,
+    max_answer_chars: MaxAnswer = None,
+    precision: PrecisionOption = "fp32",
+    batch_tokens: BatchTokens = 8192,
+    skip_faulty: SkipFaulty = False,
+    as_json: AsJson = False,
+) -> None:
+    """Predict and write the predictions. select gives the index (or name) of a paragraph, read a quote."""
+    examples = _read_examples(data, context, skip_faulty)
+    engine, checkpoint, name = _load(what, task, window, overlap, precision, batch_tokens)
+    with ui.progress("predicting", len(examples)) as advance:
+        predictions = list(
+            engine.predict(_task(name, checkpoint, max_answer_chars), examples, progress=advance)
+        )
+    _write_predictions(output, predictions)
+    _print_figures(str(output), {"count": len(predictions)}, as_json)
+
+
+@app.command(
+    epilog="Example: zhaiju answer context.json private.json --selector runs/select --reader runs/read -o predictions.json"
+)
+def answer(
+    context: Annotated[Path, typer.Argument(help="The paragraphs, a JSON list of texts.")],
+    questions: Annotated[Path, typer.Argument(help="Questions with their candidate paragraphs.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help=".json {id: answer}, .csv (id,answer) or .jsonl with all details.")],
+    reader: Annotated[str, typer.Option(help="A run, a checkpoint directory or a hub id.")],
+    selector: Annotated[Optional[str], typer.Option(help="The same. Without one every candidate is read.")] = None,
+    pipeline: Annotated[bool, typer.Option("--pipeline", help="Read only what the selector chose (k = 1, λ = 0).")] = False,
+    fit: Annotated[Optional[Path], typer.Option(help="Fit k and λ on these labelled questions first, and keep them with the reader.")] = None,
+    k: Annotated[Optional[int], typer.Option(help="Paragraphs to read. Default: as fitted, else 3.", min=1)] = None,
+    weight: Annotated[Optional[float], typer.Option(help="λ, weight of the paragraph's log-probability. Default: as fitted, else 1.")] = None,
+    window: Window = None,
+    overlap: Overlap = None,
+    max_answer_chars: MaxAnswer = None,
+    precision: PrecisionOption = "fp32",
+    batch_tokens: BatchTokens = 8192,
+    skip_faulty: SkipFaulty = False,
+    details: Annotated[Optional[Path], typer.Option(help="Write each answer with its source and outcome, as JSONL.")] = None,
+    show: Annotated[int, typer.Option(help="Show this many answers, highlighted in their paragraphs.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Select a paragraph, read the answer in it, and write the answers. Labelled questions are also scored."""
+    from zhaiju.inference.answer import PIPELINE, Answerer, Joint, load_joint, save_joint
+    from zhaiju.tasks import ReadTask
+
+    if pipeline and (fit or k is not None or weight is not None):
+        raise ConfigError("--pipeline is k = 1 and λ = 0; leave --fit, --k and --weight out")
+    examples = _read_examples(questions, context, skip_faulty)
+    reading, checkpoint, _ = _load(reader, "read", window, overlap, precision, batch_tokens)
+    selecting = where = None
+    if selector is not None:
+        selecting, chosen, _ = _load(selector, "select", window, overlap, precision, batch_tokens)
+        where = chosen.where
+    task = _task("read", checkpoint, max_answer_chars)
+    assert isinstance(task, ReadTask)
+    answerer = Answerer(reading, selecting, read_task=task, joint=PIPELINE if pipeline else None)
+    if fit is not None:
+        labelled = _read_examples(fit, context, skip_faulty)
+        with ui.progress("fitting k and λ", len(labelled)) as advance:
+            joint, grid = answerer.fit(labelled, progress=advance)
+        best = next(entry for entry in grid if (entry["k"], entry["weight"]) == (joint.k, joint.weight))
+        about = {"fitted_on": fit.name, "count": len(labelled), "em": best["em"], "f1": best["f1"], "pipeline_em": grid[0]["em"]}
+        kept = save_joint(checkpoint.where, where or "", joint, about)
+        ui.note(f"k {joint.k}, λ {joint.weight:g}: EM {best['em']:.4f} on {fit}, pipeline {grid[0]['em']:.4f}; kept in {kept}")
+    elif not pipeline and where is not None:
+        fitted = load_joint(checkpoint.where, where)
+        if fitted is None and k is None and weight is None:
+            ui.note("k and λ were not fitted for this pair (see --fit); taking k 3, λ 1")
+        answerer.joint = fitted or Joint()
+    if k is not None or weight is not None:
+        now = answerer.joint
+        answerer.joint = Joint(now.k if k is None else k, now.weight if weight is None else weight)
+    with ui.progress("answering", len(examples)) as advance:
+        predictions = list(answerer.predict(examples, progress=advance))
+    _write_predictions(output, predictions)
+    report: dict[str, Any] = {"count": len(predictions), "k": answerer.joint.k, "weight": answerer.joint.weight}
+    labelled = [example for example in examples if example.gold]
+    kinds: list[str] = []
+    if len(labelled) == len(examples):
+        from zhaiju.training import evaluate as evaluation
+
+        report |= task.score(examples, predictions)
+        report["accuracy"] = sum(
+            prediction.index == example.relevant for example, prediction in zip(examples, predictions, strict=True)
+        ) / len(examples)
+        counts, kinds = evaluation.outcomes(examples, predictions, engine=reading, max_answer_chars=task.max_answer_chars)
+        report |= {kind.replace(" ", "_"): count for kind, count in counts.items()}
+    if details:
+        _write_details(details, predictions, kinds)
+    for example, prediction in list(zip(examples, predictions, strict=True))[:show]:
+        _show_answer(example, prediction)
+    _print_figures(str(output), report, as_json)
+
+
+@app.command(epilog="Example: zhaiju score public.json predictions.json")
+def score(
+    gold: Annotated[Path, typer.Argument(help="Labelled data.")],
+    predictions: Annotated[Path, typer.Argument(help="{id: answer} as JSON, or CSV with the columns id,answer.")],
+    as_json: AsJson = False,
+) -> None:
+    """Score predictions against gold: {'count': …, 'em': …, 'f1': …} by the course's definition."""
+    from zhaiju.data.formats import gold_answers, gold_choices
+    from zhaiju.tasks import metrics
+
+    values = _read_predictions(predictions)
+    if values and all(isinstance(value, int) for value in values.values()):
+        choices = gold_choices(gold)
+        lost = metrics.missing(choices, values)
+        report = metrics.accuracy([values.get(row) == choice for row, choice in choices.items()])
+        primary = ("count", "accuracy")
+    else:
+        answers = gold_answers(gold)
+        lost = metrics.missing(answers, values)
+        report = metrics.score_answers(answers, {row: str(value) for row, value in values.items()})
+        primary = ("count", "em", "f1")
+    if lost:
+        ui.note(f"{len(lost)} of {report['count']} ids have no prediction and score 0: {', '.join(lost[:5])}{' …' if len(lost) > 5 else ''}")
+    if as_json:
+        _print_json(report | {"segmenter": metrics.segmenter(), "missing_ids": lost})
+    else:
+        print({name: report[name] for name in primary})
+        others = ", ".join(f"{name} {value:.4f}" for name, value in report.items() if name not in (*primary, "missing"))
+        ui.note(f"{others}; words cut by {metrics.segmenter()}")
+
+
+def _known_task(task: str) -> None:
+    names = ("select", "read")
+    if task not in names:
+        raise ConfigError(f"task {task!r} is not one of {', '.join(names)}")
+
+
+def _load(
+    what: str, task: str | None, window: int | None, overlap: int | None, precision: str, batch_tokens: int
+) -> tuple[Engine, Checkpoint, str]:
+    if task is not None:
+        _known_task(task)
+    from zhaiju.api import make_engine
+    from zhaiju.modeling.checkpoint import load, read_meta, resolve
+
+    name = task or read_meta(resolve(what)).task or "read"
+    checkpoint = load(what, name, window=window, overlap=overlap)
+    return make_engine(checkpoint, precision=precision, batch_tokens=batch_tokens), checkpoint, name
+
+
+def _task(name: str, checkpoint: Checkpoint, max_answer_chars: int | None) -> Any:
+    from zhaiju.api import read_task
+    from zhaiju.tasks import SelectTask
+
+    return SelectTask() if name == "select" else read_task(checkpoint, max_answer_chars=max_answer_chars)
+
+
+def _read_examples(data: Path, context: Path | None, skip_faulty: bool) -> list[QAExample]:
+    from zhaiju.data.formats import ReadLog, load_contexts, read_qa
+
+    log = ReadLog(skip_faulty=skip_faulty)
+    examples = list(read_qa(data, contexts=load_contexts(context) if context else None, log=log))
+    _report_log(log)
+    return examples
+
+
+def _report_log(log: ReadLog) -> None:
+    if log.misaligned:
+        ui.note(f"{len(log.misaligned)} answers do not stand at their offset, first {log.misaligned[0]}; see zhaiju check")
+    if log.skipped:
+        ui.note(f"{len(log.skipped)} faulty rows left out, first {log.skipped[0]}")
+
+
+def _answer_value(prediction: Any) -> str | int:
+    if hasattr(prediction, "answer"):
+        return str(prediction.answer)
+    return int(prediction.source) if prediction.source.isdigit() else str(prediction.source)
+
+
+def _write_predictions(path: Path, predictions: Sequence[Any]) -> None:
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        with files.atomic_open(path) as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(["id", "answer"])
+            writer.writerows([prediction.id, _answer_value(prediction)] for prediction in predictions)
+    elif suffix in (".jsonl", ".ndjson"):
+        _write_details(path, predictions, [])
+    else:
+        files.write_json(path, {prediction.id: _answer_value(prediction) for prediction in predictions})
+
+
+def _write_details(path: Path, predictions: Sequence[Any], kinds: Sequence[str]) -> None:
+    with files.atomic_open(path) as stream:
+        for place, prediction in enumerate(predictions):
+            values = asdict(prediction)
+            if kinds:
+                values["outcome"] = kinds[place]
+            stream.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+
+def _read_predictions(path: Path) -> dict[str, str | int]:
+    if path.suffix.lower() == ".csv":
+        return dict(_csv_predictions(path))
+    from zhaiju.data.jsonstream import JSONStream, open_text
+
+    with open_text(path) as stream:
+        cursor = JSONStream(stream, path)
+        if cursor.peek() != "{":
+            cursor.fail("not a predictions file", cursor.peek() or "nothing", "an object {id: answer}")
+        values = cursor.value()
+        cursor.end()
+    for row, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise DataError("wrong type", file=path, row=row, found=value, expected="a text, or a paragraph's index")
+    return dict(values)
+
+
+def _csv_predictions(path: Path) -> Iterable[tuple[str, str]]:
+    from zhaiju.data.jsonstream import open_text, read_text_chunk
+
+    with open_text(path) as stream:
+        rows = csv.DictReader(read_text_chunk(stream, path).splitlines(keepends=True))
+        if not rows.fieldnames or not {"id", "answer"} <= set(rows.fieldnames):
+            raise DataError("wrong columns", file=path, found=rows.fieldnames, expected="id,answer")
+        for number, row in enumerate(rows, 2):
+            if row["id"] is None or row["answer"] is None:
+                raise DataError("too few columns", file=path, row=f"line {number}", expected="id,answer")
+            yield row["id"], row["answer"]
+
+
+def _show_answer(example: QAExample, prediction: ReadPrediction) -> None:
+    out = ui.console()
+    out.print(f"{example.id}  {ui.visible(example.question)}", style="bold")
+    out.print(ui.quote(example.contexts[prediction.index].text, prediction, whole=False))
+    out.print(f"    paragraph {prediction.source}, characters {prediction.start}–{prediction.end}, confidence {prediction.score:.0%}\n")
+
+
+def _print_figures(title: str, report: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(report)
+    else:
+        ui.table(title, ["", ""], ui.figures(report))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def main() -> None:
+    """Run the command line; every foreseen error is one line on stderr and exit code 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    try:
+        code = app(standalone_mode=False)
+    except TrainingError as error:
+        code = _complain(str(error))
+    except ZhaijuError as error:
+        code = _complain(str(error))
+    except KeyboardInterrupt:
+        _complain("interrupted")
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except MemoryError:
+        code = _complain("out of memory; try smaller --batch-tokens")
+    except OSError as error:
+        code = _complain(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's errors: a wrong flag, a missing argument
+            raise
+        code = _complain(f"{error.format_message()} (see zhaiju --help)")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str) -> int:
+    print(f"zhaiju: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Settings: each declared once, with its doc, its range and its default.
+
+The command line's flags and help, the check of a TOML file and the saved config of a run all come from here.
+Precedence: defaults, then the TOML file, then flags. An explicit 0, "" or false is a value, never "not given".
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from zhaiju.data.script import AS_IS, SCRIPTS
+from zhaiju.data.vocabulary import KINDS
+from zhaiju.errors import ConfigError
+
+
+def setting(
+    default: Any,
+    doc: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A dataclass field with its doc and the values that it may take."""
+    return field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Everything that decides what a training leaves behind, the data apart."""
+
+    encoder: str | None = setting(None, "Encoder to start from: a hub id or a directory.")
+    scratch: bool = setting(
+        False,
+        "Start from random weights: of the encoder's architecture and tokenizer if one is named, else of the shape "
+        "below with a vocabulary built from the training text.",
+    )
+    layers: int = setting(4, "Layers of an encoder made from nothing.", low=1)
+    hidden: int = setting(256, "Its width.", low=8)
+    heads: int = setting(4, "Its attention heads.", low=1)
+    intermediate: int = setting(1024, "Width of its feed-forward layers.", low=8)
+    positions: int = setting(512, "Most tokens that it can take.", low=16)
+    dropout: float = setting(0.1, "Its dropout.", low=0, high=0.9)
+    vocabulary: str = setting(
+        "wordpiece",
+        "Its tokens: Chinese characters and word pieces, or every character by itself.",
+        choices=KINDS,
+    )
+    vocabulary_size: int = setting(21_128, "Most entries of its vocabulary.", low=6)
+    match_types: bool = setting(
+        False,
+        "Tell the encoder through token types which context characters, bigrams and trigrams the question shares; "
+        "needs type_vocab_size 5.",
+    )
+    window: int = setting(384, "Most tokens of a window, question and special tokens included.", low=16)
+    overlap: int = setting(64, "Characters that neighbouring windows of a paragraph share.", low=0)
+    script: str = setting(AS_IS, "Script that the encoder sees; quotes keep their own.", choices=SCRIPTS)
+    negatives: int = setting(3, "select: wrong paragraphs drawn beside the right one, anew each epoch.", low=1)
+    no_answer_rate: float = setting(
+        1.0, "read: share of the windows without an answer that an epoch trains on.", low=0, high=1
+    )
+    max_answer_chars: int = setting(50, "read: longest quote in characters; 0: no limit.", low=0)
+    lr: float = setting(3e-5, "Highest learning rate (AdamW).", low=0)
+    epochs: int = setting(3, "Times that the training data is gone through.", low=1)
+    max_steps: int = setting(0, "Stop after this many steps, whatever the epochs; 0: by epochs.", low=0)
+    warmup: float = setting(0.1, "Share of the steps over which the learning rate rises.", low=0, high=1)
+    weight_decay: float = setting(0.01, "Weight decay, biases and norms excepted.", low=0)
+    clip: float = setting(1.0, "Largest gradient norm; 0: no clipping.", low=0)
+    batch_tokens: int = setting(8192, "Tokens of a batch, padding included.", low=16)
+    batch_size: int = setting(0, "Most questions (select) or windows (read) of a batch; 0: as many as fit.", low=0)
+    accumulation: int = setting(1, "Batches to a step.", low=1)
+    precision: str = setting("fp32", "Precision of the passes; weights stay fp32.", choices=("fp32", "bf16"))
+    eval_every: int = setting(0, "Steps between evaluations on the dev set; 0: after each epoch.", low=0)
+    save_every: int = setting(0, "Steps between checkpoints beside those of evaluations; 0: none.", low=0)
+    patience: int = setting(0, "Stop after this many evaluations without a better one; 0: never.", low=0)
+    seed: int = setting(0, "Seed of weights, order, draws and dropout.", low=0)
+    threads: int = setting(0, "CPU threads; 0: one a core.", low=0)
+    skip_faulty: bool = setting(False, "Leave faulty rows out, counted, instead of stopping at the first.")
+
+    def __post_init__(self) -> None:
+        for name, kind in _types().items():
+            _check(name, getattr(self, name), kind)
+        if self.encoder is None and not self.scratch:
+            raise ConfigError("no encoder: name one (--encoder hub/id or a directory) or give --scratch")
+        if self.lr == 0:
+            raise ConfigError("lr is 0, expected more: nothing would be learnt")
+
+    def to_toml(self) -> str:
+        """The settings as a TOML file that `load_settings` reads back equal."""
+        import tomli_w
+
+        return tomli_w.dumps({name: value for name, value in asdict(self).items() if value is not None})
+
+
+def load_settings(file: Path | None, overrides: Mapping[str, Any]) -> TrainSettings:
+    """Settings from a TOML file and flags.
+
+    Args:
+        file: The file, or None.
+        overrides: Flags; None values are those not given.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is unknown, of the wrong type or out of range.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values = tomllib.loads(file.read_text("utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{file} is not TOML: {error}") from None
+    values |= {name: value for name, value in overrides.items() if value is not None}
+    known = [entry.name for entry in fields(TrainSettings)]
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+            raise ConfigError(f"unknown setting {name!r}{f' in {file}' if file else ''}; {hint}")
+    for name, kind in _types().items():  # a whole number is a fine value for a float
+        if kind is float and type(values.get(name)) is int:
+            values[name] = float(values[name])
+    return TrainSettings(**values)
+
+
+def with_changes(settings: TrainSettings, **changes: Any) -> TrainSettings:
+    """A copy with some settings changed, checked again."""
+    return replace(settings, **changes)
+
+
+def differences(old: TrainSettings, new: TrainSettings) -> list[str]:
+    """What differs, one `name: old -> new` each."""
+    before, after = asdict(old), asdict(new)
+    return [f"{name}: {before[name]!r} -> {after[name]!r}" for name in before if before[name] != after[name]]
+
+
+def _types() -> dict[str, Any]:
+    hints = get_type_hints(TrainSettings)
+    return {entry.name: hints[entry.name] for entry in fields(TrainSettings)}
+
+
+def plain_type(kind: Any) -> tuple[type, bool]:
+    """(The type without None, whether None is allowed)."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return next(part for part in get_args(kind) if part is not type(None)), True
+    return kind, False
+
+
+def _check(name: str, value: Any, kind: Any) -> None:
+    limits = TrainSettings.__dataclass_fields__[name].metadata
+    wanted, optional = plain_type(kind)
+    if value is None and optional:
+        return
+    if type(value) is not wanted:
+        raise ConfigError(f"setting {name} is {value!r}, expected {wanted.__name__}")
+    if limits["choices"] is not None and value not in limits["choices"]:
+        raise ConfigError(f"setting {name} is {value!r}, expected one of {', '.join(limits['choices'])}")
+    low, high = limits["low"], limits["high"]
+    if isinstance(value, float) and value != value:
+        raise ConfigError(f"setting {name} is not a number")
+    if (low is not None and value < low) or (high is not None and value > high):
+        wanted_range = f"at least {low}" if high is None else f"{low} to {high}"
+        raise ConfigError(f"setting {name} is {value!r}, expected {wanted_range}")

@@ -1,0 +1,362 @@
+"""Texts to token windows, with every token's place in the original text.
+
+A context is tokenised once, whole; windows are slices of its tokens. So a window never starts inside a word
+piece, the same token is never computed twice, and no character is ever cut away.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zhaiju.data.examples import Span
+from zhaiju.data.script import AS_IS, convert, fold
+from zhaiju.errors import CheckpointError, ConfigError, DataError, verbatim
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Ints = npt.NDArray[np.int32]
+
+MIN_CONTEXT_TOKENS = 8
+CACHED_TEXTS = 4096
+MATCH_TYPES = 5  # question; context; character also in the question; part of a shared bigram; of a trigram
+
+
+@dataclass(slots=True)
+class Tokens:
+    """A text's tokens without special ones; token i is the characters `starts[i]:ends[i]`.
+
+    Attributes:
+        ids: int32 [N], vocabulary indices.
+        starts: int32 [N], non-decreasing.
+        ends: int32 [N], non-decreasing.
+        codes: uint64 [characters], the folded text's code points with 0 for what is no letter or digit; None
+            unless token types tell what matches.
+    """
+
+    ids: Ints
+    starts: Ints
+    ends: Ints
+    codes: npt.NDArray[np.uint64] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Window:
+    """What the encoder gets: the question and as much of a context as fits.
+
+    Attributes:
+        input_ids: int32 [T].
+        token_type_ids: int32 [T].
+        starts: int32 [T], first character of each context token in the original context, -1 for other tokens.
+        ends: int32 [T], the character after it, -1 for other tokens.
+        choice: Index of the context among the example's candidates.
+        start: First character of the context that the window holds.
+        end: Character after the last.
+        labels: What the task trains on, filled in by it.
+    """
+
+    input_ids: Ints
+    token_type_ids: Ints
+    starts: Ints
+    ends: Ints
+    choice: int
+    start: int
+    end: int
+    labels: Any = None
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """Where a tokenizer puts its special tokens around a pair: `prefix question middle context suffix`."""
+
+    prefix: tuple[int, ...]
+    middle: tuple[int, ...]
+    suffix: tuple[int, ...]
+    types: tuple[tuple[int, ...], int, tuple[int, ...], int, tuple[int, ...]]
+
+    @property
+    def special(self) -> int:
+        """Number of special tokens in a pair."""
+        return len(self.prefix) + len(self.middle) + len(self.suffix)
+
+
+class Encoding:
+    """A tokenizer with the settings of windows: the only way from text to tokens in zhaiju.
+
+    Args:
+        tokenizer: A fast tokenizer (only those know offsets).
+        window: Most tokens that a window may have, special ones included.
+        overlap: Characters that neighbouring windows of a context share, at least; at most half a window.
+        script: "as-is", "simplified" or "traditional": what the encoder sees.
+        match_types: Put what the question and a context token share into `token_type_ids` (0..4).
+
+    Raises:
+        CheckpointError: the tokenizer is not a fast one.
+        ConfigError: window or overlap is out of range.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        window: int = 384,
+        overlap: int = 128,
+        script: str = AS_IS,
+        match_types: bool = False,
+    ) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise CheckpointError(
+                f"{type(tokenizer).__name__} is not a fast tokenizer, and only those know character offsets"
+            )
+        if window < MIN_CONTEXT_TOKENS * 2:
+            raise ConfigError(f"window is {window} tokens, expected at least {MIN_CONTEXT_TOKENS * 2}")
+        if overlap < 0:
+            raise ConfigError(f"overlap is {overlap} characters, expected 0 or more")
+        convert("", script)
+        self.tokenizer = tokenizer
+        self.window = window
+        self.overlap = overlap
+        self.script = script
+        self.match_types = match_types
+        self._cache: OrderedDict[str, Tokens] = OrderedDict()
+
+    @cached_property
+    def template(self) -> Template:
+        """Learnt from the tokenizer by giving it a pair of one-letter texts."""
+        probe = self.tokenizer("a", "b")
+        ids = list(probe["input_ids"])
+        types = list(probe.get("token_type_ids") or [0] * len(ids))
+        sides = probe.sequence_ids(0)
+        first = [place for place, side in enumerate(sides) if side == 0]
+        second = [place for place, side in enumerate(sides) if side == 1]
+        if not first or not second:
+            raise CheckpointError(f"{type(self.tokenizer).__name__} gives no tokens for a pair of letters")
+        cuts = slice(0, first[0]), slice(first[-1] + 1, second[0]), slice(second[-1] + 1, None)
+        prefix, middle, suffix = (tuple(ids[cut]) for cut in cuts)
+        around = [tuple(types[cut]) for cut in cuts]
+        return Template(
+            prefix, middle, suffix, (around[0], types[first[0]], around[1], types[second[0]], around[2])
+        )
+
+    def tokens(self, text: str) -> Tokens:
+        """Tokenise a text whole, however long. The last few thousand results are kept."""
+        known = self._cache.get(text)
+        if known is not None:
+            self._cache.move_to_end(text)
+            return known
+        encoded = self.tokenizer.backend_tokenizer.encode(convert(text, self.script), add_special_tokens=False)
+        offsets = np.asarray(encoded.offsets, dtype=np.int32).reshape(-1, 2)
+        tokens = Tokens(
+            np.asarray(encoded.ids, dtype=np.int32),
+            # A piece of a character that several tokens share may be given no width or a step back.
+            np.maximum.accumulate(offsets[:, 0]) if len(offsets) else offsets[:, 0],
+            np.maximum.accumulate(offsets[:, 1]) if len(offsets) else offsets[:, 1],
+            _codes(text) if self.match_types else None,
+        )
+        self._cache[text] = tokens
+        if len(self._cache) > CACHED_TEXTS:
+            self._cache.popitem(last=False)
+        return tokens
+
+    def capacity(self, question: str) -> int:
+        """How many context tokens fit into a window beside the question.
+
+        Raises:
+            DataError: fewer than 8; nothing is cut from a question silently.
+        """
+        length = len(self.tokens(question).ids)
+        room = self.window - self.template.special - length
+        if room < MIN_CONTEXT_TOKENS:
+            most = self.window - self.template.special - MIN_CONTEXT_TOKENS
+            raise DataError(
+                f"the question does not fit the window of {self.window} tokens",
+                field="question",
+                found=verbatim(f"{length} tokens"),
+                expected=f"at most {most}; use a larger window",
+            )
+        return room
+
+    def windows(
+        self, question: str, context: str, *, choice: int = 0, hold: Sequence[Span] = ()
+    ) -> list[Window]:
+        """The question with every part of the context, in windows of nearly equal length.
+
+        Args:
+            question: The question.
+            context: The context, of any length.
+            choice: Stored in the windows.
+            hold: Answers; one that is longer than the overlap may fall between two windows, and then gets a
+                window of its own (for training: at prediction nobody knows where the answer is).
+
+        Returns:
+            At least one window. Together they hold every token of the context.
+        """
+        asked, told = self.tokens(question), self.tokens(context)
+        capacity = self.capacity(question)
+        cuts = cut(told, capacity, self.overlap)
+        for span in hold:
+            first, last = cover(told, span.start, span.end)
+            length = last - first + 1
+            if 0 < length <= capacity and not any(a <= first and last < b for a, b in cuts):
+                start = min(max(first - (capacity - length) // 2, 0), len(told.ids) - capacity)
+                cuts.append((start, start + capacity))
+        types = self._context_types(asked, told)
+        return [self._window(asked, told, types, a, b, choice, len(context)) for a, b in cuts]
+
+    def _context_types(self, asked: Tokens, told: Tokens) -> Ints:
+        plain = np.full(len(told.ids), self.template.types[3], dtype=np.int32)
+        if not self.match_types or asked.codes is None or told.codes is None:
+            return plain
+        return _token_maximum(match_levels(asked.codes, told.codes), told) + 1
+
+    def _window(
+        self, asked: Tokens, told: Tokens, types: Ints, a: int, b: int, choice: int, length: int
+    ) -> Window:
+        prefix, middle, suffix = self.template.prefix, self.template.middle, self.template.suffix
+        around = self.template.types
+        before = len(prefix) + len(asked.ids) + len(middle)
+        size = before + (b - a) + len(suffix)
+        input_ids = np.empty(size, dtype=np.int32)
+        input_ids[: len(prefix)] = prefix
+        input_ids[len(prefix) : len(prefix) + len(asked.ids)] = asked.ids
+        input_ids[before - len(middle) : before] = middle
+        input_ids[before : before + b - a] = told.ids[a:b]
+        input_ids[before + b - a :] = suffix
+        token_type_ids = np.empty(size, dtype=np.int32)
+        token_type_ids[: len(prefix)] = around[0]
+        token_type_ids[len(prefix) : len(prefix) + len(asked.ids)] = around[1]
+        token_type_ids[before - len(middle) : before] = around[2]
+        token_type_ids[before : before + b - a] = types[a:b]
+        token_type_ids[before + b - a :] = around[4]
+        starts = np.full(size, -1, dtype=np.int32)
+        ends = np.full(size, -1, dtype=np.int32)
+        starts[before : before + b - a] = told.starts[a:b]
+        ends[before : before + b - a] = told.ends[a:b]
+        start = 0 if a == 0 else int(told.starts[a])
+        end = length if b == len(told.ids) else int(told.ends[b - 1])
+        return Window(input_ids, token_type_ids, starts, ends, choice, start, end)
+
+
+def cut(tokens: Tokens, capacity: int, overlap: int) -> list[tuple[int, int]]:
+    """Token ranges `[a, b)` of at most `capacity` tokens that cover the text.
+
+    Neighbours share at least `overlap` characters, but at most about half a window. The number of windows is the
+    least possible; their length is then the least that keeps this number, so none is much shorter than another.
+    """
+    total = len(tokens.ids)
+    if total <= capacity:
+        return [(0, total)]
+    ranges = _greedy(tokens, capacity, capacity, overlap)
+    low, high = capacity // 2 + 1, capacity
+    while low < high:
+        middle = (low + high) // 2
+        if len(_greedy(tokens, middle, capacity, overlap)) <= len(ranges):
+            high = middle
+        else:
+            low = middle + 1
+    return _greedy(tokens, high, capacity, overlap)
+
+
+def _greedy(tokens: Tokens, length: int, capacity: int, overlap: int) -> list[tuple[int, int]]:
+    total = len(tokens.ids)
+    ranges = []
+    a = 0
+    while True:
+        b = min(a + length, total)
+        if b == total:
+            ranges.append((max(0, b - length), b))
+            return ranges
+        ranges.append((a, b))
+        # The last token that starts early enough for the next window to share `overlap` characters with this one.
+        shared = int(np.searchsorted(tokens.starts, tokens.ends[b - 1] - overlap, side="right")) - 1
+        a = min(max(shared, a + 1, b - capacity // 2), b)
+
+
+def cover(tokens: Tokens, start: int, end: int) -> tuple[int, int]:
+    """First and last token (inclusive) that hold the characters `[start, end)`; last < first if none does."""
+    first = int(np.searchsorted(tokens.ends, start, side="right"))
+    last = int(np.searchsorted(tokens.starts, end, side="left")) - 1
+    return first, last
+
+
+def locate(window: Window, span: Span) -> tuple[int, int] | None:
+    """First and last token of a span in a window; None if the window does not hold all of it.
+
+    A token belongs to the span if it shares a character with it, so a span that begins inside a word piece is
+    widened to the piece.
+    """
+    inside = np.flatnonzero(window.starts >= 0)
+    if not len(inside) or span.start < window.start or span.end > window.end:
+        return None
+    starts, ends = window.starts[inside], window.ends[inside]
+    first = int(np.searchsorted(ends, span.start, side="right"))
+    last = int(np.searchsorted(starts, span.end, side="left")) - 1
+    if first > last:
+        return None
+    return int(inside[first]), int(inside[last])
+
+
+def _codes(text: str) -> npt.NDArray[np.uint64]:
+    folded = fold(text)
+    return np.fromiter(
+        (ord(character) if character.isalnum() else 0 for character in folded), np.uint64, len(folded)
+    )
+
+
+def match_levels(asked: npt.NDArray[np.uint64], told: npt.NDArray[np.uint64]) -> Ints:
+    """What each character of a context shares with the question.
+
+    Args:
+        asked: uint64 [Q], folded code points, 0 for what is no letter or digit.
+        told: uint64 [N], likewise.
+
+    Returns:
+        int32 [N]: 0 nothing, 1 the character, 2 a bigram around it, 3 a trigram around it.
+    """
+    levels = np.zeros(len(told), dtype=np.int32)
+    bits = np.uint64(21)  # a code point has 21 bits, so a trigram has 63
+    asked_grams, told_grams = asked, told
+    asked_whole, told_whole = asked != 0, told != 0
+    for size in (1, 2, 3):
+        if size > 1:
+            if len(asked_grams) < 2 or len(told_grams) < 2:
+                break
+            asked_grams = (asked_grams[:-1] << bits) | asked[size - 1 :]
+            told_grams = (told_grams[:-1] << bits) | told[size - 1 :]
+            asked_whole = asked_whole[:-1] & (asked[size - 1 :] != 0)
+            told_whole = told_whole[:-1] & (told[size - 1 :] != 0)
+        hits = np.flatnonzero(np.isin(told_grams, asked_grams[asked_whole]) & told_whole)
+        for step in range(size):
+            levels[hits + step] = size
+    return levels
+
+
+def _token_maximum(levels: Ints, tokens: Tokens) -> Ints:
+    """The highest level among each token's characters."""
+    if not len(tokens.ids):
+        return np.zeros(0, dtype=np.int32)
+    if not len(levels):
+        return np.zeros(len(tokens.ids), dtype=np.int32)
+    widest = int((tokens.ends - tokens.starts).max())
+    result = levels[np.minimum(tokens.starts, len(levels) - 1)]
+    for step in range(1, widest):
+        places = tokens.starts + step
+        inside = places < tokens.ends
+        result = np.maximum(result, np.where(inside, levels[np.minimum(places, len(levels) - 1)], 0))
+    return result.astype(np.int32)
+
+
+def slice_of(context: str, start: int, end: int) -> tuple[int, int]:
+    """Shrink `[start, end)` past white space at both ends, which some tokenizers count to a word."""
+    text = context[start:end]
+    return start + len(text) - len(text.lstrip()), start + len(text.rstrip())

@@ -1,0 +1,88 @@
+"""Tokenizers made from texts, for training from scratch: characters for Chinese, word pieces for the rest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+from zhaiju.data.script import AS_IS, convert
+from zhaiju.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+Kind = Literal["wordpiece", "characters"]
+KINDS: tuple[Kind, ...] = ("wordpiece", "characters")
+
+
+def build_tokenizer(
+    texts: Iterable[str], *, kind: Kind = "wordpiece", size: int = 21_128, script: str = AS_IS
+) -> PreTrainedTokenizerFast:
+    """A BERT tokenizer whose vocabulary comes from `texts`.
+
+    Args:
+        texts: Training text.
+        kind: "wordpiece": BERT's own rules, every Chinese character a token and word pieces for the rest;
+            "characters": every character a token, spaces and accents included.
+        size: Most entries of the vocabulary, the five special tokens included.
+        script: Conversion that the encoder's texts go through.
+
+    Raises:
+        DataError: there is no text.
+        ConfigError: `kind` is unknown or `size` leaves no room.
+    """
+    if size <= len(SPECIAL):
+        raise ConfigError(f"vocabulary size is {size}, expected more than {len(SPECIAL)}")
+    if kind == "wordpiece":
+        return _word_pieces(texts, size, script)
+    if kind == "characters":
+        return _characters(texts, size, script)
+    raise ConfigError(f"vocabulary kind {kind!r} is not one of {', '.join(KINDS)}")
+
+
+def _characters(texts: Iterable[str], size: int, script: str) -> PreTrainedTokenizerFast:
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(convert(text, script).lower())
+    if not counts:
+        raise DataError("no text to make a vocabulary from")
+    # By frequency, then by code point, so that equal texts give equal vocabularies.
+    kept = sorted(counts, key=lambda character: (-counts[character], character))[: size - len(SPECIAL)]
+    vocabulary = {token: index for index, token in enumerate([*SPECIAL, *kept])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **_names(),
+    )
+
+
+def _word_pieces(texts: Iterable[str], size: int, script: str) -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import BertTokenizer
+
+    trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    trained.normalizer = normalizers.BertNormalizer()
+    trained.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False)
+    trained.train_from_iterator((convert(text, script) for text in texts), trainer)
+    vocabulary = trained.get_vocab()
+    if len(vocabulary) <= len(SPECIAL):
+        raise DataError("no text to make a vocabulary from")
+    return BertTokenizer(vocab=vocabulary)
+
+
+def _names() -> dict[str, str]:
+    return {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}

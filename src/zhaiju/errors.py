@@ -1,0 +1,98 @@
+"""Every error that zhaiju raises on purpose.
+
+::
+
+    ZhaijuError
+    ├── DataError          a file or a row is not what its format promises
+    ├── ConfigError        a setting is unknown, of the wrong type or out of range
+    ├── CheckpointError    an encoder, checkpoint or run cannot be loaded
+    ├── TrainingError      training cannot go on (loss is not a number, nothing to train on)
+    └── OutputError        a result cannot be written (disk full, no permission)
+
+The command line turns each into one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class ZhaijuError(Exception):
+    """Root of the tree above; catch this to catch them all."""
+
+
+class ConfigError(ZhaijuError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class CheckpointError(ZhaijuError):
+    """An encoder, checkpoint or run cannot be loaded."""
+
+
+class TrainingError(ZhaijuError):
+    """Training cannot go on."""
+
+
+class OutputError(ZhaijuError):
+    """A result cannot be written."""
+
+
+class DataError(ZhaijuError):
+    """A file or a row is not what its format promises.
+
+    The message holds, where known, the file, the row's id, the field, what was found and what was expected;
+    each is also an attribute.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: str | Path | None = None,
+        row: str | None = None,
+        field: str | None = None,
+        found: object = None,
+        expected: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.file = None if file is None else str(file)
+        self.row = row
+        self.field = field
+        self.found = found
+        self.expected = expected
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        where = [part for part in (self.file, self.row and f"row {self.row}", self.field) if part]
+        text = ": ".join([*where, self.problem])
+        if self.found is not None:
+            text += f", found {shorten(self.found)}"
+        if self.expected is not None:
+            text += f", expected {self.expected}"
+        return text
+
+    def located(self, *, file: str | Path | None = None, row: str | None = None) -> DataError:
+        """The same error with the file and row filled in where they were not known."""
+        return type(self)(
+            self.problem,
+            file=self.file or file,
+            row=self.row or row,
+            field=self.field,
+            found=self.found,
+            expected=self.expected,
+        )
+
+
+def shorten(value: object, limit: int = 80) -> str:
+    """`value` as it would be typed in Python, on one line of at most `limit` characters."""
+    text = value if isinstance(value, _Verbatim) else repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+class _Verbatim(str):
+    """A description that `shorten` prints without quotes, such as "513 tokens"."""
+
+
+def verbatim(text: str) -> str:
+    """Mark `text` as a description, so that an error prints it without quotes."""
+    return _Verbatim(text)

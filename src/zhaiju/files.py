@@ -1,0 +1,134 @@
+"""Writing that is never half done: to a temporary file beside the target, flushed to disk, then renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from zhaiju.errors import OutputError
+
+JSON_INDENT = 2
+
+
+@contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal to write into an `OutputError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def atomic_open(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
+    """Open a UTF-8 text file that appears under `path` only once it is whole.
+
+    Raises:
+        OutputError: the folder cannot be made or written, or the disk is full; `path` is then untouched.
+    """
+    path = Path(path)
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(21, "is a directory", str(path))
+        if path.exists() and not path.is_file():  # /dev/stdout, a pipe: nothing to rename onto
+            with path.open("w", encoding="utf-8") as stream:
+                yield stream
+            return
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name)
+            raise
+        sync_directory(path.parent)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write `value` as indented UTF-8 JSON, whole or not at all."""
+    with atomic_open(path) as stream:
+        json.dump(value, stream, ensure_ascii=False, indent=JSON_INDENT, allow_nan=False)
+        stream.write("\n")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    with atomic_open(path) as stream:
+        stream.write(text)
+
+
+def atomic_directory(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make the directory `path` by `fill(temporary)`, so that it appears only once it is whole.
+
+    An existing `path` is replaced. Left-overs of a killed writer are named `.<name>.*.tmp` and removed by the
+    next one.
+    """
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for stale in path.parent.glob(f".{path.name}.*.tmp"):
+            shutil.rmtree(stale, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        try:
+            fill(temporary)
+            for file in sorted(temporary.rglob("*")):
+                if file.is_file():
+                    os.chmod(file, 0o666 & ~_umask())
+                    _sync_file(file)
+            os.chmod(temporary, 0o777 & ~_umask())
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_directory(path.parent)
+
+
+def point(link: Path, target: Path) -> None:
+    """Make `link` a relative symbolic link to `target`, replacing an older one in a single step."""
+    with writing_to(link):
+        temporary = link.with_name(f".{link.name}.tmp")
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        temporary.symlink_to(os.path.relpath(target, link.parent))
+        os.replace(temporary, link)
+        sync_directory(link.parent)
+
+
+def fingerprint(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sync_directory(path: Path) -> None:
+    """Flush a directory's entries to disk, so that a rename survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""From examples to predictions: backends, the engine, and select and read joined."""

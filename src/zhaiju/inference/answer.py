@@ -1,0 +1,228 @@
+"""answer: select, then read, ranked together.
+
+Each of the `k` likeliest paragraphs is read, and their spans are ranked by
+`weight * log p(paragraph) + span logit`. `k` and `weight` (λ) are fitted on labelled questions and kept with the
+reader. `k = 1` is the hard pipeline of the course report: what the selector chose is read, whatever comes of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zhaiju import files
+from zhaiju.data.examples import QAExample, ReadPrediction, SelectPrediction
+from zhaiju.errors import ConfigError
+from zhaiju.inference.engine import POOL_EXAMPLES, Engine, Progress
+from zhaiju.tasks import ReadTask, SelectTask
+from zhaiju.tasks.metrics import course
+
+JOINT_FILE = "answer.json"
+MOST_PARAGRAPHS = 4
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """How paragraphs and spans are ranked together.
+
+    Attributes:
+        k: Paragraphs to read.
+        weight: λ, the weight of the paragraph's log-probability.
+    """
+
+    k: int = 3
+    weight: float = 1.0
+
+
+PIPELINE = Joint(k=1, weight=0.0)
+
+
+class Answerer:
+    """A selector and a reader joined.
+
+    Args:
+        reader: Engine of a checkpoint for read.
+        selector: Engine of a checkpoint for select; None: every candidate is read and spans alone decide.
+        read_task: Settings of the span search.
+        joint: How both are weighed.
+    """
+
+    def __init__(
+        self,
+        reader: Engine,
+        selector: Engine | None,
+        *,
+        read_task: ReadTask | None = None,
+        joint: Joint | None = None,
+    ) -> None:
+        self.reader = reader
+        self.selector = selector
+        self.read_task = read_task or ReadTask()
+        self.joint = joint or Joint()
+
+    def predict(
+        self, examples: Iterable[QAExample], *, progress: Progress | None = None
+    ) -> Iterator[ReadPrediction]:
+        """One answer an example, in order; its `index` and `source` say which candidate it quotes."""
+        source = iter(examples)
+        while pool := list(islice(source, POOL_EXAMPLES)):
+            for example, selected, readings in self._read(pool, self.joint.k):
+                yield join(example, selected, readings, self.joint)
+            if progress is not None:
+                progress(len(pool))
+
+    def _read(
+        self, pool: Sequence[QAExample], k: int
+    ) -> Iterator[tuple[QAExample, SelectPrediction | None, list[ReadPrediction]]]:
+        selections: list[SelectPrediction | None] = [None] * len(pool)
+        if self.selector is not None:
+            selections = list(self.selector.predict(SelectTask(), pool))
+        wanted = [
+            list(range(len(example.contexts)))
+            if selected is None
+            else [int(index) for index in np.argsort([-score for score in selected.scores], kind="stable")[:k]]
+            for example, selected in zip(pool, selections, strict=True)
+        ]
+        single = (
+            replace(example, contexts=(example.contexts[index],), relevant=0, answers=(), gold=())
+            for example, indices in zip(pool, wanted, strict=True)
+            for index in indices
+        )
+        readings = self.reader.predict(self.read_task, single)
+        for example, selected, indices in zip(pool, selections, wanted, strict=True):
+            yield example, selected, [replace(next(readings), index=index) for index in indices]
+
+    def fit(self, examples: Iterable[QAExample], *, progress: Progress | None = None) -> tuple[Joint, list[dict[str, Any]]]:
+        """Find the `k` and λ with the best EM (then F1) by the course's definition on labelled questions.
+
+        Returns:
+            The best, which this answerer then uses, and the whole grid: `k`, `weight`, `em`, `f1` each. Of equal
+            ones the smallest `k` and then the smallest λ is taken; `PIPELINE` is among them.
+
+        Raises:
+            ConfigError: there is no selector to weigh, or no labelled question.
+        """
+        if self.selector is None:
+            raise ConfigError("there is no selector whose weight could be fitted")
+        source = iter(examples)
+        read = []
+        while pool := list(islice(source, POOL_EXAMPLES)):
+            read += list(self._read(pool, MOST_PARAGRAPHS))
+            if progress is not None:
+                progress(len(pool))
+        if not any(example.gold for example, _, _ in read):
+            raise ConfigError("there is no labelled question to fit on")
+        grid = []
+        for k in range(1, MOST_PARAGRAPHS + 1):
+            for weight in WEIGHTS if k > 1 else (0.0,):
+                joint = Joint(k, weight)
+                scores = [
+                    course(join(example, selected, readings[:k], joint).answer, example.gold)
+                    for example, selected, readings in read
+                    if example.gold
+                ]
+                em, f1 = np.mean(scores, axis=0)
+                grid.append({"k": k, "weight": weight, "em": float(em), "f1": float(f1)})
+        best = max(grid, key=lambda entry: (entry["em"], entry["f1"], -entry["k"], -entry["weight"]))
+        self.joint = Joint(int(best["k"]), best["weight"])
+        return self.joint, grid
+
+
+def join(
+    example: QAExample, selected: SelectPrediction | None, readings: Sequence[ReadPrediction], joint: Joint
+) -> ReadPrediction:
+    """Rank the spans of several readings of one question.
+
+    The score is the span's probability among all spans of the paragraphs read, paragraphs weighed with λ, times the
+    probability that the answer is in one of these paragraphs at all.
+    """
+    weights = np.zeros(len(readings))
+    mass = 1.0
+    logs: Any = None
+    if selected is not None:
+        scores = np.asarray(selected.scores)
+        logs = scores - scores.max()
+        logs = logs - np.log(np.exp(logs).sum())
+        weights = joint.weight * logs[[reading.index for reading in readings]]
+        mass = float(np.exp(logs[[reading.index for reading in readings]]).sum())
+    evidence = -np.inf
+    entries = []
+    for weight, reading in zip(weights, readings, strict=True):
+        if not reading.n_best:
+            continue
+        top = reading.n_best[0]
+        evidence = float(np.logaddexp(evidence, weight + top.logit - np.log(max(top.score, 1e-300))))
+        entries += [(float(weight) + candidate.logit, reading, candidate) for candidate in reading.n_best]
+    if not entries:
+        return replace(readings[0], id=example.id)
+    entries.sort(key=lambda entry: -entry[0])
+    n_best = tuple(
+        replace(candidate, logit=rank, score=min(1.0, float(np.exp(rank - evidence)) * mass))
+        for rank, _, candidate in entries
+    )[: max(len(reading.n_best) for reading in readings)]
+    reading = entries[0][1]
+    best = n_best[0]
+    chosen = None if logs is None else float(np.exp(logs[reading.index]))
+    if not reading.answer:  # its no-answer logit won
+        return replace(reading, id=example.id, n_best=n_best, selected=chosen)
+    return ReadPrediction(
+        id=example.id,
+        answer=best.text,
+        start=best.start,
+        end=best.end,
+        score=best.score,
+        source=best.source,
+        n_best=n_best,
+        null_score=reading.null_score,
+        index=reading.index,
+        selected=chosen,
+    )
+
+
+def _weights_fingerprint(checkpoint: str) -> str:
+    path = Path(checkpoint) / "model.safetensors"
+    return files.fingerprint(path) if path.is_file() else checkpoint
+
+
+def save_joint(reader: str, selector: str, joint: Joint, about: dict[str, Any]) -> Path:
+    """Keep a pair's `k` and λ in the reader's checkpoint, under the fingerprint of the selector's weights.
+
+    Args:
+        reader: The reader's checkpoint directory.
+        selector: The selector's checkpoint directory or hub id.
+        joint: What was fitted.
+        about: What it was fitted on, for the record.
+
+    Raises:
+        ConfigError: the reader is a hub id, not a directory.
+    """
+    if not Path(reader).is_dir():
+        raise ConfigError(f"{reader} is not a directory, so k and λ cannot be kept with it; download it to one")
+    path = Path(reader) / JOINT_FILE
+    pairs = _pairs(path)
+    pairs[_weights_fingerprint(selector)] = asdict(joint) | about
+    files.write_json(path, pairs)
+    return path
+
+
+def load_joint(reader: str, selector: str) -> Joint | None:
+    """The `k` and λ that were fitted for this very pair, or None."""
+    entry = _pairs(Path(reader) / JOINT_FILE).get(_weights_fingerprint(selector))
+    return None if entry is None else Joint(int(entry["k"]), float(entry["weight"]))
+
+
+def _pairs(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        pairs = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be read: {error}; remove it and fit again") from None
+    return pairs if isinstance(pairs, dict) else {}

@@ -1,0 +1,1 @@
+"""Encoders with a task's head, and the directories they live in."""

@@ -1,0 +1,204 @@
+"""read: which characters of this paragraph are the answer? (Devlin et al., 2019, section 4.2 and 4.3.)
+
+The start and end logits of all windows of a question are searched together for the n best spans; a pair that is
+no span (its end before its start, outside the context, longer than allowed) is never a candidate, so the next
+best one takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from zhaiju.data.encoding import Encoding, Window, locate, slice_of
+from zhaiju.data.examples import Candidate, QAExample, ReadPrediction
+from zhaiju.errors import DataError
+from zhaiju.tasks import metrics
+from zhaiju.tasks.base import Floats, Head, Item
+
+NO_ANSWER = (0, 0)
+
+
+@dataclass(frozen=True)
+class ReadTask:
+    """Span reading.
+
+    Attributes:
+        max_answer_chars: Longest span to consider, in characters; None for no limit.
+        n_best: How many spans a prediction lists.
+        null_threshold: Answer "" when the no-answer logit exceeds the best span's by more than this; None: always
+            quote.
+        no_answer_rate: Share of the windows without an answer that an epoch trains on, 0..1.
+    """
+
+    max_answer_chars: int | None = 50
+    n_best: int = 5
+    null_threshold: float | None = None
+    no_answer_rate: float = 1.0
+
+    name = "read"
+    head = Head("AutoModelForQuestionAnswering", "tokens")
+    primary_metric = "em"
+
+    def items(self, example: QAExample, encoding: Encoding, generator: np.random.Generator) -> list[Item]:
+        """One item a window, labelled with the first answer that it holds whole.
+
+        An answer that falls between two windows gets one of its own. An example without a usable answer gives
+        nothing, unless it is marked as impossible: then all its windows say so.
+        """
+        if not example.answers and not example.impossible:
+            return []
+        context = example.context.text
+        items = []
+        for window in encoding.windows(example.question, context, hold=example.answers):
+            label = NO_ANSWER
+            for span in example.answers:
+                if (place := locate(window, span)) is not None:
+                    label = place
+                    break
+            # Drawn for every window, so that a setting of 0.5 keeps what 0.6 keeps and fewer.
+            if generator.random() < self.no_answer_rate or label != NO_ANSWER:
+                items.append(Item([window], label))
+        return items
+
+    def encode(self, example: QAExample, encoding: Encoding) -> list[Window]:
+        """The windows of the paragraph to read."""
+        return encoding.windows(example.question, example.context.text)
+
+    def decode(
+        self, example: QAExample, windows: Sequence[Window], logits: Sequence[Floats]
+    ) -> ReadPrediction:
+        """The best span over all windows, or no answer where that was asked for and is likelier."""
+        context = example.context
+        found, evidence = search(
+            windows, logits, n_best=self.n_best, max_answer_chars=self.max_answer_chars
+        )
+        n_best: list[Candidate] = []
+        seen = set()
+        for start, end, logit in found:
+            start, end = slice_of(context.text, start, end)
+            if start < end and (start, end) not in seen:
+                seen.add((start, end))
+                probability = float(np.exp(logit - evidence))
+                n_best.append(
+                    Candidate(context.text[start:end], start, end, probability, logit, context.source)
+                )
+        n_best = n_best[: self.n_best]
+        null = max(float(value[0, 0] + value[1, 0]) for value in logits)
+        if not n_best:
+            return ReadPrediction(example.id, "", 0, 0, 0.0, context.source, null_score=np.inf)
+        best = n_best[0]
+        null_score = null - best.logit
+        index = example.relevant or 0
+        if self.null_threshold is not None and null_score > self.null_threshold:
+            return ReadPrediction(
+                example.id, "", 0, 0, 1 - best.score, context.source, tuple(n_best), null_score, index
+            )
+        return ReadPrediction(
+            example.id, best.text, best.start, best.end, best.score, context.source, tuple(n_best), null_score, index
+        )
+
+    def score(self, examples: Sequence[QAExample], predictions: Sequence[ReadPrediction]) -> dict[str, float]:
+        """All definitions of EM and F1; see `zhaiju.tasks.metrics`.
+
+        Raises:
+            DataError: an example has no gold answer.
+        """
+        gold = {}
+        for example in examples:
+            if not example.gold and not example.impossible:
+                raise DataError("no answer to score against", row=example.id, field="answers")
+            gold[example.id] = example.gold or ("",)
+        return metrics.score_answers(gold, {prediction.id: prediction.answer for prediction in predictions})
+
+
+def search(
+    windows: Sequence[Window],
+    logits: Sequence[Floats],
+    *,
+    n_best: int,
+    max_answer_chars: int | None,
+) -> tuple[list[tuple[int, int, float]], float]:
+    """The best spans over all windows of a question.
+
+    Args:
+        windows: The windows.
+        logits: For each window float [2, T]: start and end logits.
+        n_best: How many distinct spans to return, at most. More may come back where neighbouring windows hold
+            the same ones.
+        max_answer_chars: Longest span; None for no limit.
+
+    Returns:
+        Spans `(start, end, logit)` in characters of the context, best first, of equal ones the earlier and then
+        the shorter first; and the logarithm of the summed exponentials of all allowed spans' logits, so that
+        `exp(logit - that)` is a probability.
+    """
+    kept: dict[tuple[int, int], float] = {}
+    evidence = -np.inf
+    for window, value in zip(windows, logits, strict=True):
+        inside = np.flatnonzero(window.starts >= 0)
+        if not len(inside):
+            continue
+        spans, scores = _spans(
+            window.starts[inside].astype(np.int64),
+            window.ends[inside].astype(np.int64),
+            value[:, inside].astype(np.float64),
+            max_answer_chars,
+        )
+        if not len(scores):
+            continue
+        evidence = float(np.logaddexp(evidence, _log_sum_exp(scores)))
+        for start, end, score in _top(spans, scores, 2 * n_best):
+            if score > kept.get((start, end), -np.inf):
+                kept[start, end] = score
+    ranked = sorted(kept.items(), key=lambda entry: (-entry[1], entry[0]))
+    return [(start, end, score) for (start, end), score in ranked[: 2 * n_best]], evidence
+
+
+def _spans(
+    starts: npt.NDArray[np.int64],
+    ends: npt.NDArray[np.int64],
+    logits: npt.NDArray[np.float64],
+    max_answer_chars: int | None,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Every allowed span of a window: int64 [S, 2] characters and float64 [S] logits.
+
+    The spans from token i are a run of last tokens i..limit[i], so all of them lie in a band of a [T, T] table
+    as wide as the longest run.
+    """
+    total = len(starts)
+    if max_answer_chars is None:
+        limit = np.full(total, total - 1)
+    else:
+        limit = np.searchsorted(ends, starts + max_answer_chars, side="right") - 1
+    width = int((limit - np.arange(total)).max()) + 1
+    if width <= 0:
+        return np.zeros((0, 2), np.int64), np.zeros(0)
+    first = np.arange(total)[:, None]  # [T, 1]
+    last = first + np.arange(width)[None, :]  # [T, width]
+    allowed = last <= limit[:, None]
+    first, last = np.broadcast_to(first, last.shape)[allowed], last[allowed]  # [S]
+    wide = ends[last] > starts[first]  # some tokenizers give a piece of a character no width
+    first, last = first[wide], last[wide]
+    return np.stack([starts[first], ends[last]], axis=1), logits[0, first] + logits[1, last]
+
+
+def _top(
+    spans: npt.NDArray[np.int64], scores: npt.NDArray[np.float64], most: int
+) -> list[tuple[int, int, float]]:
+    """The `most` best spans and every further one that ties with the last of them."""
+    if len(scores) > most:
+        floor = np.partition(scores, len(scores) - most)[len(scores) - most]
+        chosen = np.flatnonzero(scores >= floor)
+    else:
+        chosen = np.arange(len(scores))
+    order = np.lexsort((spans[chosen, 1], spans[chosen, 0], -scores[chosen]))
+    return [(int(spans[i, 0]), int(spans[i, 1]), float(scores[i])) for i in chosen[order][: 4 * most]]
+
+
+def _log_sum_exp(values: npt.NDArray[np.float64]) -> float:
+    highest = values.max()
+    return float(highest + np.log(np.exp(values - highest).sum()))

@@ -1,0 +1,91 @@
+"""select: which of these paragraphs answers the question? Multiple choice over 1..n paragraphs.
+
+Each (question, window of a paragraph) pair is scored by itself; a paragraph is worth its best window. So choices
+vary in number without padding, and a batch is filled by length and not by question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from zhaiju.data.encoding import Encoding, Window
+from zhaiju.data.examples import QAExample, SelectPrediction
+from zhaiju.errors import DataError
+from zhaiju.tasks.base import Floats, Head, Item
+from zhaiju.tasks.metrics import accuracy
+
+
+@dataclass(frozen=True)
+class SelectTask:
+    """Paragraph selection.
+
+    Attributes:
+        negatives: Wrong paragraphs drawn beside the right one for training, anew in each epoch.
+    """
+
+    negatives: int = 3
+
+    name = "select"
+    head = Head("AutoModelForMultipleChoice", "choices")
+    primary_metric = "accuracy"
+
+    def items(self, example: QAExample, encoding: Encoding, generator: np.random.Generator) -> list[Item]:
+        """One item: the right paragraph first, then the drawn ones. A single candidate teaches nothing.
+
+        Raises:
+            DataError: the example does not say which paragraph is right.
+        """
+        if example.relevant is None:
+            raise DataError("no relevant paragraph to train on", row=example.id, field="relevant")
+        wrong = [index for index in range(len(example.contexts)) if index != example.relevant]
+        if not wrong:
+            return []
+        drawn = generator.permutation(wrong)[: self.negatives]
+        windows = []
+        for choice, index in enumerate([example.relevant, *drawn.tolist()]):
+            windows += encoding.windows(example.question, example.contexts[index].text, choice=choice)
+        return [Item(windows, (0,))]
+
+    def encode(self, example: QAExample, encoding: Encoding) -> list[Window]:
+        """The windows of every candidate."""
+        windows = []
+        for choice, context in enumerate(example.contexts):
+            windows += encoding.windows(example.question, context.text, choice=choice)
+        return windows
+
+    def decode(
+        self, example: QAExample, windows: Sequence[Window], logits: Sequence[Floats]
+    ) -> SelectPrediction:
+        """The candidate with the best window; of equal ones the first."""
+        scores = np.full(len(example.contexts), -np.inf)
+        for window, value in zip(windows, logits, strict=True):
+            scores[window.choice] = max(scores[window.choice], float(value[0]))
+        best = int(scores.argmax())
+        odds = np.exp(scores - scores[best])
+        return SelectPrediction(
+            id=example.id,
+            index=best,
+            source=example.contexts[best].source,
+            score=float(odds[best] / odds.sum()),
+            scores=tuple(scores.tolist()),
+        )
+
+    def score(
+        self, examples: Sequence[QAExample], predictions: Sequence[SelectPrediction]
+    ) -> dict[str, float]:
+        """`count`, `accuracy` with its interval, and `chance`, the accuracy of drawing a candidate at random.
+
+        Raises:
+            DataError: an example does not say which paragraph is right.
+        """
+        for example in examples:
+            if example.relevant is None:
+                raise DataError("no relevant paragraph to score against", row=example.id, field="relevant")
+        report = accuracy(
+            [prediction.index == example.relevant for example, prediction in zip(examples, predictions, strict=True)]
+        )
+        report["chance"] = float(np.mean([1 / len(example.contexts) for example in examples])) if examples else 0.0
+        return report

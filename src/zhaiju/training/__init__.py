@@ -1,0 +1,1 @@
+"""One training loop, what consumes its events, and evaluation."""

@@ -1,0 +1,446 @@
+"""A run: a directory that a training leaves, and that a killed one goes on from.
+
+::
+
+    RUN/
+      config.toml        every setting
+      environment.json   versions, machine, threads, seed, command, fingerprints of the data
+      metrics.jsonl      one line an event: steps and evaluations
+      README.md          model card
+      checkpoints/       step-00000400/ …: only the best and the last are kept
+      best -> checkpoints/step-…    last -> checkpoints/step-…
+
+Each file and directory appears whole or not at all. A checkpoint's `training.pt` holds the optimiser and random
+state; continuing from it gives the weights that an uninterrupted run would have given, bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from zhaiju import files
+from zhaiju.config import TrainSettings, differences, load_settings
+from zhaiju.data.examples import QAExample
+from zhaiju.data.formats import ReadLog, load_contexts, read_qa
+from zhaiju.errors import ConfigError, DataError
+from zhaiju.inference.backends import TorchBackend
+from zhaiju.inference.engine import Engine
+from zhaiju.modeling.checkpoint import Checkpoint, Meta, Shape, from_scratch, load, save
+from zhaiju.tasks import TASKS
+from zhaiju.tasks.base import Task
+from zhaiju.training.evaluate import evaluate
+from zhaiju.training.loop import Evaluated, Event, Loop, Stepped
+
+STATE_FILE = "training.pt"
+HELD_OUT_SHARE = 0.1
+LIBRARIES = ("zhaiju", "torch", "transformers", "tokenizers", "accelerate", "numpy", "opencc", "rjieba")
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """What a training trains and is judged on, and where it came from.
+
+    Attributes:
+        train: Training examples.
+        dev: Held-out examples.
+        fingerprints: For each file its role, name, SHA-256 and number of examples.
+        log: What the readers tolerated.
+    """
+
+    train: list[QAExample]
+    dev: list[QAExample]
+    fingerprints: list[dict[str, Any]]
+    log: ReadLog
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run stands.
+
+    Attributes:
+        run: Its directory.
+        finished: False if it was interrupted; the same command continues it.
+        step: Steps done.
+        best_step: Step of the best evaluation.
+        metrics: The best evaluation's figures.
+    """
+
+    run: Path
+    finished: bool
+    step: int
+    best_step: int
+    metrics: dict[str, float]
+
+
+def load_train_data(
+    train: Sequence[Path],
+    dev: Sequence[Path] = (),
+    *,
+    context: Path | None = None,
+    seed: int = 0,
+    skip_faulty: bool = False,
+) -> TrainData:
+    """Read training and dev files.
+
+    Without dev files a seeded tenth is held out of the training files: whole paragraphs with all their questions,
+    so that no paragraph is both trained on and judged on.
+
+    Raises:
+        DataError: a file does not hold what its layout promises, or an id stands in two training files.
+    """
+    log = ReadLog(skip_faulty=skip_faulty)
+    contexts = load_contexts(context) if context else None
+    fingerprints = []
+    if context:
+        fingerprints.append(_fingerprint("context", context, len(contexts or ())))
+
+    def read(paths: Sequence[Path], role: str) -> list[QAExample]:
+        examples: dict[str, QAExample] = {}
+        for path in paths:
+            before = len(examples)
+            for example in read_qa(path, contexts=contexts, log=log):
+                if example.id in examples:
+                    raise DataError("id stands in another file already", file=path, row=example.id, field="id")
+                examples[example.id] = example
+            fingerprints.append(_fingerprint(role, path, len(examples) - before))
+        return list(examples.values())
+
+    examples = read(train, "train")
+    if dev:
+        return TrainData(examples, read(dev, "dev"), fingerprints, log)
+    kept, held_out = hold_out(examples, seed)
+    return TrainData(kept, held_out, fingerprints, log)
+
+
+def hold_out(examples: Sequence[QAExample], seed: int) -> tuple[list[QAExample], list[QAExample]]:
+    """Split off about a tenth of the examples, whole paragraphs at a time.
+
+    Raises:
+        DataError: there is only one paragraph to split.
+    """
+    places: dict[str, list[int]] = {}
+    for place, example in enumerate(examples):
+        text = example.contexts[example.relevant if example.relevant is not None else 0].text
+        places.setdefault(text, []).append(place)
+    groups = list(places.values())
+    if len(groups) < 2:
+        raise DataError("one paragraph cannot be split into training and dev data; name dev data with --dev")
+    wanted = max(1, round(len(examples) * HELD_OUT_SHARE))
+    held: set[int] = set()
+    for index in np.random.default_rng([seed, 0xDE]).permutation(len(groups))[:-1]:
+        if len(held) >= wanted:
+            break
+        held.update(groups[index])
+    return (
+        [example for place, example in enumerate(examples) if place not in held],
+        [example for place, example in enumerate(examples) if place in held],
+    )
+
+
+def make_task(task: str, settings: TrainSettings) -> Task[Any, Any]:
+    """The task with the settings that are its own."""
+    if task == "select":
+        return TASKS["select"](negatives=settings.negatives)  # type: ignore[call-arg]
+    return TASKS["read"](  # type: ignore[call-arg]
+        max_answer_chars=settings.max_answer_chars or None, no_answer_rate=settings.no_answer_rate
+    )
+
+
+def train(
+    task_name: str,
+    settings: TrainSettings,
+    data: TrainData,
+    run: Path,
+    *,
+    overwrite: bool = False,
+    on_event: Callable[[Event], None] = lambda event: None,
+    on_progress: Callable[[int], None] | None = None,
+) -> RunResult:
+    """Train, or continue a training that was cut short.
+
+    Args:
+        task_name: A key of TASKS.
+        settings: The settings.
+        data: From `load_train_data`.
+        run: The run's directory. If it holds an unfinished run with the same settings and data, that one goes on.
+        overwrite: Remove a run that is there already.
+        on_event: Called with every event of the loop.
+        on_progress: Called with the number of dev examples done during evaluations.
+
+    Raises:
+        ConfigError: the directory holds a run with other settings or data, or something else.
+        TrainingError: see `Loop`.
+    """
+    resumed = _claim(run, task_name, settings, data, overwrite=overwrite)
+    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    torch.manual_seed(settings.seed)
+    task = make_task(task_name, settings)
+    checkpoint = _start(task_name, settings, data, resumed)
+    pad_id = checkpoint.encoding.tokenizer.pad_token_id or 0
+    engine = Engine(
+        TorchBackend(checkpoint.network, pad_id=pad_id, precision=settings.precision),  # type: ignore[arg-type]
+        checkpoint.encoding,
+        batch_tokens=settings.batch_tokens,
+    )
+    loop = Loop(
+        checkpoint.network,
+        task,
+        data.train,
+        checkpoint.encoding,
+        settings,
+        evaluate=lambda: evaluate(engine, task, data.dev, progress=on_progress)[0],
+        pad_id=pad_id,
+    )
+    if resumed is not None:
+        loop.load_state_dict(torch.load(resumed / STATE_FILE, weights_only=True, map_location="cpu"))
+        if loop.best_step:  # a kill may have come between writing the checkpoint and pointing at it
+            files.point(run / "best", _step_directory(run, loop.best_step))
+    _truncate_metrics(run / "metrics.jsonl", loop.step, evaluated=loop.evaluated_step)
+    meta = Meta(task=task_name, search={"max_answer_chars": settings.max_answer_chars})
+
+    def keep() -> None:
+        _save(run, loop, checkpoint, meta)
+
+    with _stop_requests() as stop, (run / "metrics.jsonl").open("a", encoding="utf-8") as log:
+        for event in loop.events():
+            _log(log, event)
+            on_event(event)
+            saved = False
+            if isinstance(event, Evaluated) or (
+                isinstance(event, Stepped) and settings.save_every and event.step % settings.save_every == 0
+            ):
+                keep()
+                saved = True
+            if stop.is_set() and not loop.finished:
+                if not saved and loop.step:
+                    keep()
+                return _result(run, loop, finished=False)
+    if not (run / "last").exists():
+        keep()
+    result = _result(run, loop, finished=True)
+    files.write_text(run / "README.md", model_card(task_name, settings, data, result))
+    return result
+
+
+def _claim(
+    run: Path, task: str, settings: TrainSettings, data: TrainData, *, overwrite: bool
+) -> Path | None:
+    """Make the directory a run's, or find the checkpoint that it goes on from."""
+    about = {"task": task, "data": data.fingerprints}
+    if overwrite and (run / "config.toml").is_file():
+        shutil.rmtree(run)
+    if (run / "config.toml").is_file():
+        changed = differences(load_settings(run / "config.toml", {}), settings)
+        if changed:
+            raise ConfigError(f"{run} holds a run with other settings ({'; '.join(changed)}); use another -o or --overwrite")
+        old = json.loads((run / "environment.json").read_text("utf-8"))
+        if old["task"] != task or [entry["sha256"] for entry in old["data"]] != [
+            entry["sha256"] for entry in data.fingerprints
+        ]:
+            raise ConfigError(f"{run} holds a run for another task or other data; use another -o or --overwrite")
+        last = run / "last"
+        return last.resolve() if (last / STATE_FILE).is_file() else None
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise ConfigError(f"{run} exists and is not a run; use another -o")
+    files.write_json(run / "environment.json", environment() | {"seed": settings.seed} | about)
+    files.write_text(run / "config.toml", settings.to_toml())
+    return None
+
+
+def _start(task: str, settings: TrainSettings, data: TrainData, resumed: Path | None) -> Checkpoint:
+    if resumed is not None:
+        return load(resumed, task)
+    chosen = {
+        "window": settings.window,
+        "overlap": settings.overlap,
+        "script": settings.script,
+        "match_types": settings.match_types,
+    }
+    if not settings.scratch:
+        return load(settings.encoder or "", task, **chosen, head_required=False)  # type: ignore[arg-type]
+    shape = Shape(**{name: getattr(settings, name) for name in Shape.__dataclass_fields__})
+    texts = dict.fromkeys(
+        text for example in data.train for text in (example.question, *(context.text for context in example.contexts))
+    )
+    return from_scratch(task, texts, encoder=settings.encoder, shape=shape, **chosen)  # type: ignore[arg-type]
+
+
+def _step_directory(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def _save(run: Path, loop: Loop, checkpoint: Checkpoint, meta: Meta) -> None:
+    """Write the state, point `last` and `best` at it, then remove what nothing points at: safe at every moment."""
+    directory = _step_directory(run, loop.step)
+
+    def fill(temporary: Path) -> None:
+        save(temporary, checkpoint.network, checkpoint.encoding, meta)
+        torch.save(loop.state_dict(), temporary / STATE_FILE)
+
+    files.atomic_directory(directory, fill)
+    files.point(run / "last", directory)
+    if loop.best_step == loop.step:
+        files.point(run / "best", directory)
+    wanted = {directory, _step_directory(run, loop.best_step)}
+    for other in (run / "checkpoints").iterdir():
+        if other not in wanted:
+            shutil.rmtree(other, ignore_errors=True)
+    if loop.best_step != loop.step:
+        with suppress(FileNotFoundError):  # only the last one is gone on from
+            (_step_directory(run, loop.best_step) / STATE_FILE).unlink()
+
+
+def _log(stream: Any, event: Event) -> None:
+    if isinstance(event, Stepped):
+        values = {
+            "event": "step",
+            "step": event.step,
+            "epoch": round(event.epoch, 4),
+            "loss": event.loss,
+            "lr": event.lr,
+            "grad_norm": event.grad_norm,
+            "items": event.items,
+            "tokens": event.tokens,
+            "padding": round(1 - event.tokens / event.padded, 4),
+            "seconds": round(event.seconds, 4),
+        }
+    elif isinstance(event, Evaluated):
+        values = {"event": "evaluate", "step": event.step, **event.metrics, "seconds": round(event.seconds, 3)}
+    else:
+        return
+    with files.writing_to(Path(stream.name)):
+        stream.write(json.dumps(values) + "\n")
+        stream.flush()
+        if isinstance(event, Evaluated):
+            os.fsync(stream.fileno())
+
+
+def _truncate_metrics(path: Path, step: int, *, evaluated: int) -> None:
+    """Drop the lines of steps that will be taken again, and a last line that was cut."""
+    kept = []
+    if path.is_file():
+        for line in path.read_text("utf-8").splitlines():
+            with suppress(json.JSONDecodeError):
+                entry = json.loads(line)
+                if entry["step"] <= (evaluated if entry["event"] == "evaluate" else step):
+                    kept.append(line)
+    files.write_text(path, "".join(f"{line}\n" for line in kept))
+
+
+def read_metrics(run: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl; a last line that was cut is left out."""
+    for line in (run / "metrics.jsonl").read_text("utf-8").splitlines():
+        with suppress(json.JSONDecodeError):
+            yield json.loads(line)
+
+
+def _result(run: Path, loop: Loop, *, finished: bool) -> RunResult:
+    metrics: dict[str, float] = {}
+    for entry in read_metrics(run):
+        if entry["event"] == "evaluate" and entry["step"] == loop.best_step:
+            metrics = {name: value for name, value in entry.items() if name not in ("event", "step", "seconds")}
+    return RunResult(run, finished, loop.step, loop.best_step, metrics)
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """Let Ctrl-C and SIGTERM ask for a stop after the current step; a second Ctrl-C stops at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def request(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def environment() -> dict[str, Any]:
+    """Where and with what this is run."""
+    return {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
+
+
+def _fingerprint(role: str, path: Path, count: int) -> dict[str, Any]:
+    return {"role": role, "name": path.name, "sha256": files.fingerprint(path), "count": count}
+
+
+def model_card(task: str, settings: TrainSettings, data: TrainData, result: RunResult) -> str:
+    """The run's README: what it is, what it was trained on, how well it does, how to use it."""
+    figures = "\n".join(
+        f"| {name} | {value:.4f} |" if isinstance(value, float) else f"| {name} | {value} |"
+        for name, value in result.metrics.items()
+    )
+    sources = "\n".join(
+        f"| {entry['role']} | {entry['name']} | {entry['count']} | `{entry['sha256'][:16]}…` |"
+        for entry in data.fingerprints
+    )
+    origin = "random weights" if settings.scratch else str(settings.encoder)
+    if settings.scratch and settings.encoder:
+        origin += f", architecture of {settings.encoder}"
+    judged = "the dev file" if any(entry["role"] == "dev" for entry in data.fingerprints) else "a held-out tenth"
+    return f"""---
+library_name: transformers
+tags: [zhaiju, {task}]
+---
+# {task} from {origin}
+
+Trained by zhaiju {version("zhaiju")} on {len(data.train)} examples, {result.step} steps; the best evaluation was at
+step {result.best_step}. Settings are in `config.toml`, versions and the machine in `environment.json`, the curve in
+`metrics.jsonl`.
+
+## Data
+
+| role | file | rows | SHA-256 |
+|---|---|---|---|
+{sources}
+
+Answers that do not stand at their offset and were not trained on: {len(data.log.misaligned)}. Faulty rows left out:
+{len(data.log.skipped)}.
+
+## Figures on {judged} ({len(data.dev)} examples, seed {settings.seed}), best step
+
+| figure | value |
+|---|---|
+{figures}
+
+## Use
+
+```
+zhaiju evaluate {result.run.name} DATA
+```
+
+The weights inherit the licences of the data and of the encoder named above.
+"""
+
+

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast, overload
+from typing import Any, TypeVar, cast, overload
 
 from zhaiju.data.examples import Context, QAExample, ReadPrediction, SelectPrediction
 from zhaiju.errors import ConfigError, DataError
@@ -36,6 +36,9 @@ def read_task(checkpoint: Checkpoint, *, max_answer_chars: int | None = None) ->
     return ReadTask(max_answer_chars=chosen or None)
 
 
+PredictionT = TypeVar("PredictionT")
+
+
 class Model:
     """One checkpoint, or a reader with its selector.
 
@@ -43,7 +46,12 @@ class Model:
     """
 
     def __init__(
-        self, *, reader: Engine | None, selector: Engine | None, task: ReadTask | None = None, joint: Joint | None = None
+        self,
+        *,
+        reader: Engine | None,
+        selector: Engine | None,
+        task: ReadTask | None = None,
+        joint: Joint | None = None,
     ) -> None:
         self._reader = reader
         self._selector = selector
@@ -71,7 +79,9 @@ class Model:
         )
 
     @overload
-    def read(self, question: str, context: str) -> ReadPrediction: ...
+    def read(  # type: ignore[overload-overlap]  # a str is a sequence of str, and means one question
+        self, question: str, context: str
+    ) -> ReadPrediction: ...
     @overload
     def read(self, question: Sequence[str], context: Sequence[str]) -> list[ReadPrediction]: ...
     def read(
@@ -88,10 +98,13 @@ class Model:
         asked, many = _list(question)
         told, _ = _list(context)
         examples = [_example(index, text, [paragraph]) for index, text, paragraph in _pairs(asked, told)]
-        return _one(list(self._reader.predict(self._task, examples)), many)
+        readings: list[ReadPrediction] = list(self._reader.predict(self._task, examples))
+        return _one(readings, many)
 
     @overload
-    def select(self, question: str, contexts: Sequence[str]) -> SelectPrediction: ...
+    def select(  # type: ignore[overload-overlap]  # a str is a sequence of str, and means one question
+        self, question: str, contexts: Sequence[str]
+    ) -> SelectPrediction: ...
     @overload
     def select(self, question: Sequence[str], contexts: Sequence[Sequence[str]]) -> list[SelectPrediction]: ...
     def select(self, question: Any, contexts: Any) -> SelectPrediction | list[SelectPrediction]:
@@ -104,10 +117,13 @@ class Model:
         if self._selector is None:
             raise ConfigError("there is no selector; load one, or give a reader selector=…")
         examples, many = _examples(question, contexts)
-        return _one(list(self._selector.predict(SelectTask(), examples)), many)
+        selections: list[SelectPrediction] = list(self._selector.predict(SelectTask(), examples))
+        return _one(selections, many)
 
     @overload
-    def answer(self, question: str, contexts: Sequence[str]) -> ReadPrediction: ...
+    def answer(  # type: ignore[overload-overlap]  # a str is a sequence of str, and means one question
+        self, question: str, contexts: Sequence[str]
+    ) -> ReadPrediction: ...
     @overload
     def answer(self, question: Sequence[str], contexts: Sequence[Sequence[str]]) -> list[ReadPrediction]: ...
     def answer(self, question: Any, contexts: Any) -> ReadPrediction | list[ReadPrediction]:
@@ -149,5 +165,5 @@ def _example(index: int, question: str, paragraphs: Sequence[str]) -> QAExample:
     return QAExample(str(index), question, contexts, relevant=0 if len(contexts) == 1 else None)
 
 
-def _one(results: list[Any], many: bool) -> Any:
+def _one(results: list[PredictionT], many: bool) -> PredictionT | list[PredictionT]:
     return results if many else results[0]

@@ -10,19 +10,21 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from zhaiju import files, ui
 from zhaiju.config import TrainSettings, _types, load_settings, plain_type
-from zhaiju.errors import ConfigError, DataError, TrainingError, ZhaijuError
+from zhaiju.errors import ConfigError, DataError, ZhaijuError
 
 if TYPE_CHECKING:
     from zhaiju.data.examples import QAExample, ReadPrediction
     from zhaiju.data.formats import ReadLog
     from zhaiju.inference.engine import Engine
     from zhaiju.modeling.checkpoint import Checkpoint
+
+NAMED = 5  # ids that a message names before it says how many more there are
 
 app = typer.Typer(
     name="zhaiju",
@@ -34,10 +36,12 @@ app = typer.Typer(
 )
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
-ContextFile = Annotated[Optional[Path], typer.Option("--context", help="The course layout's paragraphs, a JSON list of texts.")]
-Window = Annotated[Optional[int], typer.Option(help="Most tokens of a window. Default: as trained, else 384.")]
-Overlap = Annotated[Optional[int], typer.Option(help="Characters shared by neighbouring windows. Default: as trained.")]
-MaxAnswer = Annotated[Optional[int], typer.Option(help="Longest quote in characters; 0: no limit. Default: as trained.")]
+ContextFile = Annotated[
+    Path | None, typer.Option("--context", help="The course layout's paragraphs, a JSON list of texts.")
+]
+Window = Annotated[int | None, typer.Option(help="Most tokens of a window. Default: as trained, else 384.")]
+Overlap = Annotated[int | None, typer.Option(help="Characters shared by neighbouring windows. Default: as trained.")]
+MaxAnswer = Annotated[int | None, typer.Option(help="Longest quote in characters; 0: no limit. Default: as trained.")]
 PrecisionOption = Annotated[str, typer.Option(help="fp32 or bf16.")]
 BatchTokens = Annotated[int, typer.Option(help="Tokens of a batch, padding included.")]
 SkipFaulty = Annotated[bool, typer.Option("--skip-faulty", help="Leave faulty rows out, counted, instead of stopping.")]
@@ -47,7 +51,9 @@ SkipFaulty = Annotated[bool, typer.Option("--skip-faulty", help="Leave faulty ro
 def check(
     data: Annotated[list[Path], typer.Argument(help="Data files; several are also searched for shared paragraphs.")],
     context: ContextFile = None,
-    encoder: Annotated[Optional[str], typer.Option(help="Whose tokenizer to check with. Default: single characters.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Whose tokenizer to check with. Default: single characters.")
+    ] = None,
     window: Annotated[int, typer.Option(help="Most tokens of a window.")] = 384,
     overlap: Annotated[int, typer.Option(help="Characters shared by neighbouring windows.")] = 64,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if anything is wrong.")] = False,
@@ -70,7 +76,11 @@ def check(
 
     with ui.progress("checking", None) as advance:
         reports = check_files(
-            data, context=context, make_encoding=make_encoding, count_unknown=named is not None, progress=advance
+            data,
+            context=context,
+            make_encoding=make_encoding,
+            count_unknown=named is not None,
+            progress=advance,
         )
     if as_json:
         values = [report.to_json() for report in reports]
@@ -111,7 +121,7 @@ def _print_report(report: Any) -> None:
 @app.command(epilog='Example: zhaiju tokens "兩河文明 30000元" --encoder bert-base-chinese')
 def tokens(
     text: Annotated[str, typer.Argument(help="A text.")],
-    encoder: Annotated[Optional[str], typer.Option(help="Whose tokenizer. Default: single characters.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Whose tokenizer. Default: single characters.")] = None,
     script: Annotated[str, typer.Option(help="Script that the encoder sees.")] = "as-is",
     as_json: AsJson = False,
 ) -> None:
@@ -130,7 +140,14 @@ def tokens(
     found = Encoding(tokenizer, script=script).tokens(text)
     names = tokenizer.convert_ids_to_tokens(found.ids.tolist())
     rows = [
-        {"index": index, "token": name, "id": int(number), "start": int(start), "end": int(end), "text": text[start:end]}
+        {
+            "index": index,
+            "token": name,
+            "id": int(number),
+            "start": int(start),
+            "end": int(end),
+            "text": text[start:end],
+        }
         for index, (name, number, start, end) in enumerate(zip(names, found.ids, found.starts, found.ends, strict=True))
     ]
     if as_json:
@@ -144,10 +161,12 @@ def train(
     task: Annotated[str, typer.Argument(help="select or read.")],
     *,
     train: Annotated[list[Path], typer.Option("--train", help="Training data; may be given again.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The run's directory; an unfinished run there goes on.")],
-    dev: Annotated[Optional[list[Path]], typer.Option("--dev", help="Dev data. Default: a seeded tenth held out.")] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The run's directory; an unfinished run there goes on.")
+    ],
+    dev: Annotated[list[Path] | None, typer.Option("--dev", help="Dev data. Default: a seeded tenth held out.")] = None,
     context: ContextFile = None,
-    config: Annotated[Optional[Path], typer.Option(help="Settings as TOML; flags override it.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings as TOML; flags override it.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove a run that is there already.")] = False,
     as_json: AsJson = False,
     **settings: Any,
@@ -158,9 +177,7 @@ def train(
     from zhaiju.training import run as training
     from zhaiju.training.loop import Evaluated, Event, Started, Stepped
 
-    data = training.load_train_data(
-        train, dev or (), context=context, seed=chosen.seed, skip_faulty=chosen.skip_faulty
-    )
+    data = training.load_train_data(train, dev or (), context=context, seed=chosen.seed, skip_faulty=chosen.skip_faulty)
     _report_log(data.log)
     ui.note(f"{task}: {len(data.train)} training and {len(data.dev)} dev examples")
     with ui.progress("training", None) as advance:
@@ -178,7 +195,12 @@ def train(
                 ui.note(f"step {event.step}: {shown}{' (best so far)' if event.best else ''}")
 
         result = training.train(task, chosen, data, output, overwrite=overwrite, on_event=on_event)
-    values = {"run": str(result.run), "finished": result.finished, "step": result.step, "best_step": result.best_step}
+    values = {
+        "run": str(result.run),
+        "finished": result.finished,
+        "step": result.step,
+        "best_step": result.best_step,
+    }
     if as_json:
         _print_json(values | result.metrics)
     elif result.finished:
@@ -209,7 +231,7 @@ def _with_settings(command: Any) -> Any:
         if kind is not bool:
             text += f" Default: {entry.default}." if entry.default is not None else ""
         declared = f"{flag}/--no-{flag[2:]}" if kind is bool else flag
-        annotation = Annotated[Optional[kind], typer.Option(declared, help=text, show_default=False)]
+        annotation: Any = Annotated[kind | None, typer.Option(declared, help=text, show_default=False)]
         parameters.append(
             inspect.Parameter(entry.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
         )
@@ -229,14 +251,14 @@ def evaluate(
     what: Annotated[str, typer.Argument(help="A run, a checkpoint directory or a hub id.")],
     data: Annotated[Path, typer.Argument(help="Labelled data.")],
     context: ContextFile = None,
-    task: Annotated[Optional[str], typer.Option(help="Default: the checkpoint's own, else read.")] = None,
+    task: Annotated[str | None, typer.Option(help="Default: the checkpoint's own, else read.")] = None,
     window: Window = None,
     overlap: Overlap = None,
     max_answer_chars: MaxAnswer = None,
     precision: PrecisionOption = "fp32",
     batch_tokens: BatchTokens = 8192,
     skip_faulty: SkipFaulty = False,
-    details: Annotated[Optional[Path], typer.Option(help="Write each prediction with its outcome, as JSONL.")] = None,
+    details: Annotated[Path | None, typer.Option(help="Write each prediction with its outcome, as JSONL.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a checkpoint on labelled data. read is given the right paragraph."""
@@ -262,9 +284,12 @@ def evaluate(
 def predict(
     what: Annotated[str, typer.Argument(help="A run, a checkpoint directory or a hub id.")],
     data: Annotated[Path, typer.Argument(help="Questions, labelled or not.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help=".json {id: answer}, .csv (id,answer) or .jsonl with all details.")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help=".json {id: answer}, .csv (id,answer) or .jsonl with all details."),
+    ],
     context: ContextFile = None,
-    task: Annotated[Optional[str], typer.Option(help="Default: the checkpoint's own, else read.")] = None,
+    task: Annotated[str | None, typer.Option(help="Default: the checkpoint's own, else read.")] = None,
     window: Window = None,
     overlap: Overlap = None,
     max_answer_chars: MaxAnswer = None,
@@ -277,33 +302,44 @@ def predict(
     examples = _read_examples(data, context, skip_faulty)
     engine, checkpoint, name = _load(what, task, window, overlap, precision, batch_tokens)
     with ui.progress("predicting", len(examples)) as advance:
-        predictions = list(
-            engine.predict(_task(name, checkpoint, max_answer_chars), examples, progress=advance)
-        )
+        predictions = list(engine.predict(_task(name, checkpoint, max_answer_chars), examples, progress=advance))
     _write_predictions(output, predictions)
     _print_figures(str(output), {"count": len(predictions)}, as_json)
 
 
 @app.command(
-    epilog="Example: zhaiju answer context.json private.json --selector runs/select --reader runs/read -o predictions.json"
+    epilog="Example: zhaiju answer context.json private.json --selector runs/select --reader runs/read -o out.json"
 )
 def answer(
     context: Annotated[Path, typer.Argument(help="The paragraphs, a JSON list of texts.")],
     questions: Annotated[Path, typer.Argument(help="Questions with their candidate paragraphs.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help=".json {id: answer}, .csv (id,answer) or .jsonl with all details.")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help=".json {id: answer}, .csv (id,answer) or .jsonl with all details."),
+    ],
     reader: Annotated[str, typer.Option(help="A run, a checkpoint directory or a hub id.")],
-    selector: Annotated[Optional[str], typer.Option(help="The same. Without one every candidate is read.")] = None,
-    pipeline: Annotated[bool, typer.Option("--pipeline", help="Read only what the selector chose (k = 1, λ = 0).")] = False,
-    fit: Annotated[Optional[Path], typer.Option(help="Fit k and λ on these labelled questions first, and keep them with the reader.")] = None,
-    k: Annotated[Optional[int], typer.Option(help="Paragraphs to read. Default: as fitted, else 3.", min=1)] = None,
-    weight: Annotated[Optional[float], typer.Option(help="λ, weight of the paragraph's log-probability. Default: as fitted, else 1.")] = None,
+    selector: Annotated[str | None, typer.Option(help="The same. Without one every candidate is read.")] = None,
+    pipeline: Annotated[
+        bool, typer.Option("--pipeline", help="Read only what the selector chose (k = 1, λ = 0).")
+    ] = False,
+    fit: Annotated[
+        Path | None,
+        typer.Option(help="Fit k and λ on these labelled questions first, and keep them with the reader."),
+    ] = None,
+    k: Annotated[int | None, typer.Option(help="Paragraphs to read. Default: as fitted, else 3.", min=1)] = None,
+    weight: Annotated[
+        float | None,
+        typer.Option(help="λ, weight of the paragraph's log-probability. Default: as fitted, else 1."),
+    ] = None,
     window: Window = None,
     overlap: Overlap = None,
     max_answer_chars: MaxAnswer = None,
     precision: PrecisionOption = "fp32",
     batch_tokens: BatchTokens = 8192,
     skip_faulty: SkipFaulty = False,
-    details: Annotated[Optional[Path], typer.Option(help="Write each answer with its source and outcome, as JSONL.")] = None,
+    details: Annotated[
+        Path | None, typer.Option(help="Write each answer with its source and outcome, as JSONL.")
+    ] = None,
     show: Annotated[int, typer.Option(help="Show this many answers, highlighted in their paragraphs.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -327,9 +363,18 @@ def answer(
         with ui.progress("fitting k and λ", len(labelled)) as advance:
             joint, grid = answerer.fit(labelled, progress=advance)
         best = next(entry for entry in grid if (entry["k"], entry["weight"]) == (joint.k, joint.weight))
-        about = {"fitted_on": fit.name, "count": len(labelled), "em": best["em"], "f1": best["f1"], "pipeline_em": grid[0]["em"]}
+        about = {
+            "fitted_on": fit.name,
+            "count": len(labelled),
+            "em": best["em"],
+            "f1": best["f1"],
+            "pipeline_em": grid[0]["em"],
+        }
         kept = save_joint(checkpoint.where, where or "", joint, about)
-        ui.note(f"k {joint.k}, λ {joint.weight:g}: EM {best['em']:.4f} on {fit}, pipeline {grid[0]['em']:.4f}; kept in {kept}")
+        ui.note(
+            f"k {joint.k}, λ {joint.weight:g}: EM {best['em']:.4f} on {fit}, "
+            f"pipeline {grid[0]['em']:.4f}; kept in {kept}"
+        )
     elif not pipeline and where is not None:
         fitted = load_joint(checkpoint.where, where)
         if fitted is None and k is None and weight is None:
@@ -341,7 +386,11 @@ def answer(
     with ui.progress("answering", len(examples)) as advance:
         predictions = list(answerer.predict(examples, progress=advance))
     _write_predictions(output, predictions)
-    report: dict[str, Any] = {"count": len(predictions), "k": answerer.joint.k, "weight": answerer.joint.weight}
+    report: dict[str, Any] = {
+        "count": len(predictions),
+        "k": answerer.joint.k,
+        "weight": answerer.joint.weight,
+    }
     labelled = [example for example in examples if example.gold]
     kinds: list[str] = []
     if len(labelled) == len(examples):
@@ -351,7 +400,9 @@ def answer(
         report["accuracy"] = sum(
             prediction.index == example.relevant for example, prediction in zip(examples, predictions, strict=True)
         ) / len(examples)
-        counts, kinds = evaluation.outcomes(examples, predictions, engine=reading, max_answer_chars=task.max_answer_chars)
+        counts, kinds = evaluation.outcomes(
+            examples, predictions, engine=reading, max_answer_chars=task.max_answer_chars
+        )
         report |= {kind.replace(" ", "_"): count for kind, count in counts.items()}
     if details:
         _write_details(details, predictions, kinds)
@@ -375,14 +426,17 @@ def score(
         choices = gold_choices(gold)
         lost = metrics.missing(choices, values)
         report = metrics.accuracy([values.get(row) == choice for row, choice in choices.items()])
-        primary = ("count", "accuracy")
+        primary = ["count", "accuracy"]
     else:
         answers = gold_answers(gold)
         lost = metrics.missing(answers, values)
         report = metrics.score_answers(answers, {row: str(value) for row, value in values.items()})
-        primary = ("count", "em", "f1")
+        primary = ["count", "em", "f1"]
     if lost:
-        ui.note(f"{len(lost)} of {report['count']} ids have no prediction and score 0: {', '.join(lost[:5])}{' …' if len(lost) > 5 else ''}")
+        ui.note(
+            f"{len(lost)} of {report['count']} ids have no prediction and score 0: {', '.join(lost[:NAMED])}"
+            f"{' …' if len(lost) > NAMED else ''}"
+        )
     if as_json:
         _print_json(report | {"segmenter": metrics.segmenter(), "missing_ids": lost})
     else:
@@ -428,7 +482,9 @@ def _read_examples(data: Path, context: Path | None, skip_faulty: bool) -> list[
 
 def _report_log(log: ReadLog) -> None:
     if log.misaligned:
-        ui.note(f"{len(log.misaligned)} answers do not stand at their offset, first {log.misaligned[0]}; see zhaiju check")
+        ui.note(
+            f"{len(log.misaligned)} answers do not stand at their offset, first {log.misaligned[0]}; see zhaiju check"
+        )
     if log.skipped:
         ui.note(f"{len(log.skipped)} faulty rows left out, first {log.skipped[0]}")
 
@@ -495,7 +551,10 @@ def _show_answer(example: QAExample, prediction: ReadPrediction) -> None:
     out = ui.console()
     out.print(f"{example.id}  {ui.visible(example.question)}", style="bold")
     out.print(ui.quote(example.contexts[prediction.index].text, prediction, whole=False))
-    out.print(f"    paragraph {prediction.source}, characters {prediction.start}–{prediction.end}, confidence {prediction.score:.0%}\n")
+    out.print(
+        f"    paragraph {prediction.source}, characters {prediction.start}–{prediction.end}, "
+        f"confidence {prediction.score:.0%}\n"
+    )
 
 
 def _print_figures(title: str, report: Mapping[str, Any], as_json: bool) -> None:
@@ -517,8 +576,6 @@ def main() -> None:
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
-    except TrainingError as error:
-        code = _complain(str(error))
     except ZhaijuError as error:
         code = _complain(str(error))
     except KeyboardInterrupt:

@@ -83,7 +83,11 @@ def _lines(label: str, total: int | None) -> Callable[..., None]:
         if time.monotonic() - last >= PLAIN_SECONDS:
             last = time.monotonic()
             of = f"/{limit}" if limit else ""
-            print(f"{label}: {done_so_far}{of} after {last - began:.0f} s {beside}".rstrip(), file=sys.stderr, flush=True)
+            print(
+                f"{label}: {done_so_far}{of} after {last - began:.0f} s {beside}".rstrip(),
+                file=sys.stderr,
+                flush=True,
+            )
 
     return advance
 
@@ -124,5 +128,6 @@ def quote(context: str, prediction: ReadPrediction, *, whole: bool = False) -> T
 def visible(text: str) -> str:
     """`text` with control characters made visible, so that no document can steer the terminal."""
     return "".join(
-        character if character.isprintable() or character in "\n\t" else f"\\x{ord(character):02x}" for character in text
+        character if character.isprintable() or character in "\n\t" else f"\\x{ord(character):02x}"
+        for character in text
     )

@@ -70,7 +70,13 @@ class Report:
         return values | {
             "answers_misaligned": self.answers_misaligned,
             "misaligned": [
-                {"row": fault.row, "text": fault.text, "start": fault.start, "found": fault.found, "nearest": fault.nearest}
+                {
+                    "row": fault.row,
+                    "text": fault.text,
+                    "start": fault.start,
+                    "found": fault.found,
+                    "nearest": fault.nearest,
+                }
                 for fault in self.misaligned
             ],
             "faults_total": len(self.faults),
@@ -135,7 +141,16 @@ def _read_all(path: Path, contexts: Sequence[Context] | None) -> tuple[Report, l
         report.rows += 1
         if row.id in seen:
             report.faults.append(
-                str(DataError("repeated id", file=path, row=row.id, field="id", found=row.id, expected="one row an id"))
+                str(
+                    DataError(
+                        "repeated id",
+                        file=path,
+                        row=row.id,
+                        field="id",
+                        found=row.id,
+                        expected="one row an id",
+                    )
+                )
             )
         seen.add(row.id)
         try:

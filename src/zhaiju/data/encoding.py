@@ -144,9 +144,7 @@ class Encoding:
         cuts = slice(0, first[0]), slice(first[-1] + 1, second[0]), slice(second[-1] + 1, None)
         prefix, middle, suffix = (tuple(ids[cut]) for cut in cuts)
         around = [tuple(types[cut]) for cut in cuts]
-        return Template(
-            prefix, middle, suffix, (around[0], types[first[0]], around[1], types[second[0]], around[2])
-        )
+        return Template(prefix, middle, suffix, (around[0], types[first[0]], around[1], types[second[0]], around[2]))
 
     def tokens(self, text: str) -> Tokens:
         """Tokenise a text whole, however long. The last few thousand results are kept."""
@@ -186,9 +184,7 @@ class Encoding:
             )
         return room
 
-    def windows(
-        self, question: str, context: str, *, choice: int = 0, hold: Sequence[Span] = ()
-    ) -> list[Window]:
+    def windows(self, question: str, context: str, *, choice: int = 0, hold: Sequence[Span] = ()) -> list[Window]:
         """The question with every part of the context, in windows of nearly equal length.
 
         Args:
@@ -219,9 +215,7 @@ class Encoding:
             return plain
         return _token_maximum(match_levels(asked.codes, told.codes), told) + 1
 
-    def _window(
-        self, asked: Tokens, told: Tokens, types: Ints, a: int, b: int, choice: int, length: int
-    ) -> Window:
+    def _window(self, asked: Tokens, told: Tokens, types: Ints, a: int, b: int, choice: int, length: int) -> Window:
         prefix, middle, suffix = self.template.prefix, self.template.middle, self.template.suffix
         around = self.template.types
         before = len(prefix) + len(asked.ids) + len(middle)
@@ -308,9 +302,7 @@ def locate(window: Window, span: Span) -> tuple[int, int] | None:
 
 def _codes(text: str) -> npt.NDArray[np.uint64]:
     folded = fold(text)
-    return np.fromiter(
-        (ord(character) if character.isalnum() else 0 for character in folded), np.uint64, len(folded)
-    )
+    return np.fromiter((ord(character) if character.isalnum() else 0 for character in folded), np.uint64, len(folded))
 
 
 def match_levels(asked: npt.NDArray[np.uint64], told: npt.NDArray[np.uint64]) -> Ints:

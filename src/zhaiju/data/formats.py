@@ -355,7 +355,9 @@ def _course_candidates(
     if raw.get("relevant") is not None:
         index = _index(raw["relevant"], "relevant", len(contexts), "rows of the context file")
         if index not in checked:
-            raise DataError("relevant is not in paragraphs", field="relevant", found=index, expected=f"one of {checked}")
+            raise DataError(
+                "relevant is not in paragraphs", field="relevant", found=index, expected=f"one of {checked}"
+            )
         relevant = checked.index(index)
     return tuple(contexts[index] for index in checked), relevant
 
@@ -398,5 +400,3 @@ def _spans(raw: Mapping[str, Any]) -> Iterator[Span]:
         if isinstance(start, bool) or not isinstance(start, int):
             raise DataError("wrong type", field=f"{name}.start", found=start, expected="a whole number")
         yield Span(check_text(answer.get("text"), f"{name}.text"), start)
-
-

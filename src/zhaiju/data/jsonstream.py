@@ -101,9 +101,7 @@ class JSONStream:
         """Raise a `DataError` that names the file, line and column of the cursor."""
         line = self._lines + self._buffer.count("\n", 0, self._at)
         column = self._at - (self._buffer.rfind("\n", 0, self._at) + 1) + 1
-        raise DataError(
-            f"{problem} at line {line} column {column}", file=self._file, found=found, expected=expected
-        )
+        raise DataError(f"{problem} at line {line} column {column}", file=self._file, found=found, expected=expected)
 
     def end(self) -> None:
         """Refuse anything but white space after the value."""
@@ -157,7 +155,11 @@ def parse_json_line(line: str, file: Path, number: int) -> Any:
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", error)
         raise DataError(
-            f"not JSON ({reason})", file=file, row=f"line {number}", found=line.strip(), expected="one object a line"
+            f"not JSON ({reason})",
+            file=file,
+            row=f"line {number}",
+            found=line.strip(),
+            expected="one object a line",
         ) from None
 
 

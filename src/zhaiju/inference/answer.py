@@ -67,9 +67,7 @@ class Answerer:
         self.read_task = read_task or ReadTask()
         self.joint = joint or Joint()
 
-    def predict(
-        self, examples: Iterable[QAExample], *, progress: Progress | None = None
-    ) -> Iterator[ReadPrediction]:
+    def predict(self, examples: Iterable[QAExample], *, progress: Progress | None = None) -> Iterator[ReadPrediction]:
         """One answer an example, in order; its `index` and `source` say which candidate it quotes."""
         source = iter(examples)
         while pool := list(islice(source, POOL_EXAMPLES)):
@@ -99,7 +97,9 @@ class Answerer:
         for example, selected, indices in zip(pool, selections, wanted, strict=True):
             yield example, selected, [replace(next(readings), index=index) for index in indices]
 
-    def fit(self, examples: Iterable[QAExample], *, progress: Progress | None = None) -> tuple[Joint, list[dict[str, Any]]]:
+    def fit(
+        self, examples: Iterable[QAExample], *, progress: Progress | None = None
+    ) -> tuple[Joint, list[dict[str, Any]]]:
         """Find the `k` and λ with the best EM (then F1) by the course's definition on labelled questions.
 
         Returns:

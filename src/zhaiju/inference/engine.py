@@ -54,7 +54,12 @@ class Engine:
     """
 
     def __init__(
-        self, backend: Backend, encoding: Encoding, *, batch_tokens: int = BATCH_TOKENS, pool: int = POOL_EXAMPLES
+        self,
+        backend: Backend,
+        encoding: Encoding,
+        *,
+        batch_tokens: int = BATCH_TOKENS,
+        pool: int = POOL_EXAMPLES,
     ) -> None:
         self.backend = backend
         self.encoding = encoding

@@ -190,9 +190,7 @@ def from_scratch(
         )
     if match_types:
         config.type_vocab_size = MATCH_TYPES
-    encoding = make_encoding(
-        tokenizer, config, window=window, overlap=overlap, script=script, match_types=match_types
-    )
+    encoding = make_encoding(tokenizer, config, window=window, overlap=overlap, script=script, match_types=match_types)
     model = _quietly(where, lambda: getattr(transformers, head.auto_class).from_config(config))
     return Checkpoint(Network(model, head), encoding, Meta(), where)
 
@@ -235,7 +233,8 @@ def load_tokenizer(where: str) -> Any:
     import transformers
 
     return _quietly(
-        where, lambda: transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False, use_fast=True)
+        where,
+        lambda: transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False, use_fast=True),
     )
 
 
@@ -260,9 +259,7 @@ def _load_model(where: str, head: Head, *, head_required: bool) -> Any:
     auto_class = getattr(transformers, head.auto_class)
     model, report = _quietly(
         where,
-        lambda: auto_class.from_pretrained(
-            where, output_loading_info=True, trust_remote_code=False, dtype="float32"
-        ),
+        lambda: auto_class.from_pretrained(where, output_loading_info=True, trust_remote_code=False, dtype="float32"),
     )
     body = f"{model.base_model_prefix}."
     missing = sorted(report["missing_keys"])

@@ -17,7 +17,7 @@ from zhaiju.data.encoding import Encoding, Window
 Floats = npt.NDArray[np.float32]
 
 ExampleT_contra = TypeVar("ExampleT_contra", contravariant=True)
-PredictionT = TypeVar("PredictionT")
+PredictionT_co = TypeVar("PredictionT_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +53,14 @@ class Item:
         return sum(map(len, self.windows))
 
 
-class Task(Protocol[ExampleT_contra, PredictionT]):
+class Task(Protocol[ExampleT_contra, PredictionT_co]):
     """A task of zhaiju; `zhaiju.tasks.TASKS` holds them all."""
 
     name: str
     head: Head
     primary_metric: str  # higher is better
 
-    def items(
-        self, example: ExampleT_contra, encoding: Encoding, generator: np.random.Generator
-    ) -> list[Item]:
+    def items(self, example: ExampleT_contra, encoding: Encoding, generator: np.random.Generator) -> list[Item]:
         """What one labelled example gives to train on in one epoch."""
         ...
 
@@ -70,14 +68,10 @@ class Task(Protocol[ExampleT_contra, PredictionT]):
         """All windows to predict from."""
         ...
 
-    def decode(
-        self, example: ExampleT_contra, windows: Sequence[Window], logits: Sequence[Floats]
-    ) -> PredictionT:
+    def decode(self, example: ExampleT_contra, windows: Sequence[Window], logits: Sequence[Floats]) -> PredictionT_co:
         """The prediction from each window's logits ("choices": shape [1]; "tokens": [2, T])."""
         ...
 
-    def score(
-        self, examples: Sequence[Any], predictions: Sequence[Any]
-    ) -> dict[str, float]:
+    def score(self, examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
         """Figures on 0..1 under flat names; examples and predictions are in the same order."""
         ...

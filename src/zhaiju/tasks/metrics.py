@@ -69,8 +69,9 @@ def _course_words(text: str) -> tuple[str, ...]:
 def course(prediction: str, gold: Sequence[str]) -> Score:
     """EM and F1 of one answer by the course's definition, the best over the gold answers, 0..1."""
     found = _course_words(prediction)
-    return _best((float("".join(found) == "".join(_course_words(text))), bag_f1(found, _course_words(text)))
-                 for text in gold)
+    return _best(
+        (float("".join(found) == "".join(_course_words(text))), bag_f1(found, _course_words(text))) for text in gold
+    )
 
 
 def cmrc(prediction: str, gold: Sequence[str]) -> Score:
@@ -83,8 +84,13 @@ def cmrc(prediction: str, gold: Sequence[str]) -> Score:
 def drcd(prediction: str, gold: Sequence[str]) -> Score:
     """EM and F1 of one answer by the DRCD definition."""
     found = drcd_normal(prediction)
-    return _best((float(found == drcd_normal(text)),
-                  bag_f1(found.replace(" ", ""), drcd_normal(text).replace(" ", ""))) for text in gold)
+    return _best(
+        (
+            float(found == drcd_normal(text)),
+            bag_f1(found.replace(" ", ""), drcd_normal(text).replace(" ", "")),
+        )
+        for text in gold
+    )
 
 
 DEFINITIONS: dict[str, Definition] = {"": course, "_cmrc": cmrc, "_drcd": drcd}
@@ -184,8 +190,7 @@ def answer_scores(
     columns: dict[str, npt.NDArray[np.float64]] = {}
     for suffix, definition in DEFINITIONS.items():
         pairs = [
-            definition(predictions[row], answers) if row in predictions else (0.0, 0.0)
-            for row, answers in gold.items()
+            definition(predictions[row], answers) if row in predictions else (0.0, 0.0) for row, answers in gold.items()
         ]
         table = np.asarray(pairs, dtype=np.float64).reshape(-1, 2)
         columns[f"em{suffix}"], columns[f"f1{suffix}"] = table[:, 0], table[:, 1]
@@ -207,7 +212,15 @@ def bootstrap(values: npt.NDArray[np.float64], resamples: int = 1000, seed: int 
     return float(low), float(high)
 
 
-OUTCOMES = ("correct", "selector miss", "lost to windows", "length cap", "boundary", "wrong span", "no answer")
+OUTCOMES = (
+    "correct",
+    "selector miss",
+    "lost to windows",
+    "length cap",
+    "boundary",
+    "wrong span",
+    "no answer",
+)
 
 
 def outcome(

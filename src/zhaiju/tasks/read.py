@@ -1,4 +1,6 @@
-"""read: which characters of this paragraph are the answer? (Devlin et al., 2019, section 4.2 and 4.3.)
+"""read: which characters of this paragraph are the answer?
+
+Span reading after Devlin et al. (2019), sections 4.2 and 4.3.
 
 The start and end logits of all windows of a question are searched together for the n best spans; a pair that is
 no span (its end before its start, outside the context, longer than allowed) is never a candidate, so the next
@@ -68,14 +70,10 @@ class ReadTask:
         """The windows of the paragraph to read."""
         return encoding.windows(example.question, example.context.text)
 
-    def decode(
-        self, example: QAExample, windows: Sequence[Window], logits: Sequence[Floats]
-    ) -> ReadPrediction:
+    def decode(self, example: QAExample, windows: Sequence[Window], logits: Sequence[Floats]) -> ReadPrediction:
         """The best span over all windows, or no answer where that was asked for and is likelier."""
         context = example.context
-        found, evidence = search(
-            windows, logits, n_best=self.n_best, max_answer_chars=self.max_answer_chars
-        )
+        found, evidence = search(windows, logits, n_best=self.n_best, max_answer_chars=self.max_answer_chars)
         n_best: list[Candidate] = []
         seen = set()
         for start, end, logit in found:
@@ -83,9 +81,7 @@ class ReadTask:
             if start < end and (start, end) not in seen:
                 seen.add((start, end))
                 probability = float(np.exp(logit - evidence))
-                n_best.append(
-                    Candidate(context.text[start:end], start, end, probability, logit, context.source)
-                )
+                n_best.append(Candidate(context.text[start:end], start, end, probability, logit, context.source))
         n_best = n_best[: self.n_best]
         null = max(float(value[0, 0] + value[1, 0]) for value in logits)
         if not n_best:
@@ -98,7 +94,15 @@ class ReadTask:
                 example.id, "", 0, 0, 1 - best.score, context.source, tuple(n_best), null_score, index
             )
         return ReadPrediction(
-            example.id, best.text, best.start, best.end, best.score, context.source, tuple(n_best), null_score, index
+            example.id,
+            best.text,
+            best.start,
+            best.end,
+            best.score,
+            context.source,
+            tuple(n_best),
+            null_score,
+            index,
         )
 
     def score(self, examples: Sequence[QAExample], predictions: Sequence[ReadPrediction]) -> dict[str, float]:
@@ -186,9 +190,7 @@ def _spans(
     return np.stack([starts[first], ends[last]], axis=1), logits[0, first] + logits[1, last]
 
 
-def _top(
-    spans: npt.NDArray[np.int64], scores: npt.NDArray[np.float64], most: int
-) -> list[tuple[int, int, float]]:
+def _top(spans: npt.NDArray[np.int64], scores: npt.NDArray[np.float64], most: int) -> list[tuple[int, int, float]]:
     """The `most` best spans and every further one that ties with the last of them."""
     if len(scores) > most:
         floor = np.partition(scores, len(scores) - most)[len(scores) - most]

@@ -56,9 +56,7 @@ class SelectTask:
             windows += encoding.windows(example.question, context.text, choice=choice)
         return windows
 
-    def decode(
-        self, example: QAExample, windows: Sequence[Window], logits: Sequence[Floats]
-    ) -> SelectPrediction:
+    def decode(self, example: QAExample, windows: Sequence[Window], logits: Sequence[Floats]) -> SelectPrediction:
         """The candidate with the best window; of equal ones the first."""
         scores = np.full(len(example.contexts), -np.inf)
         for window, value in zip(windows, logits, strict=True):
@@ -73,9 +71,7 @@ class SelectTask:
             scores=tuple(scores.tolist()),
         )
 
-    def score(
-        self, examples: Sequence[QAExample], predictions: Sequence[SelectPrediction]
-    ) -> dict[str, float]:
+    def score(self, examples: Sequence[QAExample], predictions: Sequence[SelectPrediction]) -> dict[str, float]:
         """`count`, `accuracy` with its interval, and `chance`, the accuracy of drawing a candidate at random.
 
         Raises:

@@ -122,9 +122,7 @@ class Loop:
         self.evaluate = evaluate
         self.pad_id = pad_id
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
-        optimizer = torch.optim.AdamW(
-            _parameter_groups(network, settings.weight_decay), lr=settings.lr, fused=True
-        )
+        optimizer = torch.optim.AdamW(_parameter_groups(network, settings.weight_decay), lr=settings.lr, fused=True)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.step = 0
         self.epoch = 0
@@ -168,7 +166,9 @@ class Loop:
             except DataError as error:
                 raise error.located(row=example.id) from None
         if not items:
-            raise TrainingError(f"none of the {len(self.examples)} examples gives {self.task.name} anything to train on")
+            raise TrainingError(
+                f"none of the {len(self.examples)} examples gives {self.task.name} anything to train on"
+            )
         return items
 
     def events(self) -> Iterator[Event]:

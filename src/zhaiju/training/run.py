@@ -238,9 +238,7 @@ def train(
     return result
 
 
-def _claim(
-    run: Path, task: str, settings: TrainSettings, data: TrainData, *, overwrite: bool
-) -> Path | None:
+def _claim(run: Path, task: str, settings: TrainSettings, data: TrainData, *, overwrite: bool) -> Path | None:
     """Make the directory a run's, or find the checkpoint that it goes on from."""
     about = {"task": task, "data": data.fingerprints}
     if overwrite and (run / "config.toml").is_file():
@@ -248,7 +246,9 @@ def _claim(
     if (run / "config.toml").is_file():
         changed = differences(load_settings(run / "config.toml", {}), settings)
         if changed:
-            raise ConfigError(f"{run} holds a run with other settings ({'; '.join(changed)}); use another -o or --overwrite")
+            raise ConfigError(
+                f"{run} holds a run with other settings ({'; '.join(changed)}); use another -o or --overwrite"
+            )
         old = json.loads((run / "environment.json").read_text("utf-8"))
         if old["task"] != task or [entry["sha256"] for entry in old["data"]] != [
             entry["sha256"] for entry in data.fingerprints
@@ -321,7 +321,12 @@ def _log(stream: Any, event: Event) -> None:
             "seconds": round(event.seconds, 4),
         }
     elif isinstance(event, Evaluated):
-        values = {"event": "evaluate", "step": event.step, **event.metrics, "seconds": round(event.seconds, 3)}
+        values = {
+            "event": "evaluate",
+            "step": event.step,
+            **event.metrics,
+            "seconds": round(event.seconds, 3),
+        }
     else:
         return
     with files.writing_to(Path(stream.name)):
@@ -442,5 +447,3 @@ zhaiju evaluate {result.run.name} DATA
 
 The weights inherit the licences of the data and of the encoder named above.
 """
-
-

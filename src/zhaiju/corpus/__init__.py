@@ -1,0 +1,1 @@
+"""Paragraphs found by what they share with a question."""

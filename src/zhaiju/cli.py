@@ -326,10 +326,10 @@ def answer(
         Path | None,
         typer.Option(help="Fit k and λ on these labelled questions first, and keep them with the reader."),
     ] = None,
-    k: Annotated[int | None, typer.Option(help="Paragraphs to read. Default: as fitted, else 3.", min=1)] = None,
+    k: Annotated[int | None, typer.Option(help="Paragraphs to read. Default: as fitted, else 1.", min=1)] = None,
     weight: Annotated[
         float | None,
-        typer.Option(help="λ, weight of the paragraph's log-probability. Default: as fitted, else 1."),
+        typer.Option(help="λ, weight of the paragraph's log-probability. Default: as fitted, else 0."),
     ] = None,
     window: Window = None,
     overlap: Overlap = None,
@@ -378,7 +378,7 @@ def answer(
     elif not pipeline and where is not None:
         fitted = load_joint(checkpoint.where, where)
         if fitted is None and k is None and weight is None:
-            ui.note("k and λ were not fitted for this pair (see --fit); taking k 3, λ 1")
+            ui.note("k and λ were not fitted for this pair (see --fit); the selector alone decides")
         answerer.joint = fitted or Joint()
     if k is not None or weight is not None:
         now = answerer.joint

@@ -6,6 +6,7 @@ It knows nothing and is hard to beat: the yardstick for every selector.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -37,7 +38,7 @@ class BM25:
     def __init__(self, texts: Sequence[str]) -> None:
         self.counts = [Counter(terms(text)) for text in texts]
         self.lengths = np.array([sum(count.values()) for count in self.counts], dtype=np.float64)
-        self.mean = float(self.lengths.mean()) if len(texts) else 1.0
+        self.mean = float(self.lengths.mean() if len(texts) else 0) or 1.0
         frequency = Counter(term for count in self.counts for term in count)
         total = len(texts)
         self.rarity = {term: math.log(1 + (total - found + 0.5) / (found + 0.5)) for term, found in frequency.items()}
@@ -54,3 +55,9 @@ class BM25:
                 self.rarity[term] * count[term] * (K1 + 1) / (count[term] + norm) for term in asked if term in count
             )
         return result
+
+
+def sentences(text: str) -> list[str]:
+    """Cut a text after each 。！？!? and line break; blank parts are left out."""
+    parts = [part for part in re.split(r"(?<=[。！？!?\n])", text) if part]
+    return [part for part in parts if part.strip()] or [text]

@@ -152,7 +152,13 @@ class Encoding:
         if known is not None:
             self._cache.move_to_end(text)
             return known
-        encoded = self.tokenizer.backend_tokenizer.encode(convert(text, self.script), add_special_tokens=False)
+        backend = self.tokenizer.backend_tokenizer
+        # Set here because a call of the tokenizer resets them: whatever its files say, nothing is cut away, and a
+        # "[SEP]" that stands in a text is a text.
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = True
+        encoded = backend.encode(convert(text, self.script), add_special_tokens=False)
         offsets = np.asarray(encoded.offsets, dtype=np.int32).reshape(-1, 2)
         tokens = Tokens(
             np.asarray(encoded.ids, dtype=np.int32),
@@ -236,8 +242,9 @@ class Encoding:
         ends = np.full(size, -1, dtype=np.int32)
         starts[before : before + b - a] = told.starts[a:b]
         ends[before : before + b - a] = told.ends[a:b]
-        start = 0 if a == 0 else int(told.starts[a])
-        end = length if b == len(told.ids) else int(told.ends[b - 1])
+        # Characters between two tokens that have none themselves (white space) belong to both sides of a cut.
+        start = 0 if a == 0 else int(min(told.starts[a], told.ends[a - 1]))
+        end = length if b == len(told.ids) else int(max(told.ends[b - 1], told.starts[b]))
         return Window(input_ids, token_type_ids, starts, ends, choice, start, end)
 
 
@@ -337,18 +344,13 @@ def _token_maximum(levels: Ints, tokens: Tokens) -> Ints:
     """The highest level among each token's characters."""
     if not len(tokens.ids):
         return np.zeros(0, dtype=np.int32)
-    if not len(levels):
-        return np.zeros(len(tokens.ids), dtype=np.int32)
-    widest = int((tokens.ends - tokens.starts).max())
-    result = levels[np.minimum(tokens.starts, len(levels) - 1)]
-    for step in range(1, widest):
-        places = tokens.starts + step
-        inside = places < tokens.ends
-        result = np.maximum(result, np.where(inside, levels[np.minimum(places, len(levels) - 1)], 0))
-    return result.astype(np.int32)
+    edges = np.stack([tokens.starts, tokens.ends], axis=1).reshape(-1)
+    padded = np.append(levels, np.int32(0))  # an edge may be the end of the text
+    return np.maximum.reduceat(padded, edges)[::2].astype(np.int32)
 
 
 def slice_of(context: str, start: int, end: int) -> tuple[int, int]:
     """Shrink `[start, end)` past white space at both ends, which some tokenizers count to a word."""
     text = context[start:end]
-    return start + len(text) - len(text.lstrip()), start + len(text.rstrip())
+    first = start + len(text) - len(text.lstrip())
+    return first, max(first, start + len(text.rstrip()))

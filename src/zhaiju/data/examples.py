@@ -9,15 +9,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from zhaiju.errors import DataError
+from zhaiju.errors import DataError, verbatim
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def wrong_type(value: object, name: str | None, expected: str) -> DataError:
+    """The error for a field, or without a name a row, that holds another type of value or nothing."""
+    return DataError("wrong type", field=name, found=verbatim("nothing") if value is None else value, expected=expected)
 
 
 def check_text(value: object, name: str, *, empty_allowed: bool = False) -> str:
     """`value` if it is a usable text, else a `DataError` naming the field `name`."""
     if not isinstance(value, str):
-        raise DataError("wrong type", field=name, found=value, expected="a text")
+        raise wrong_type(value, name, "a text")
     if not empty_allowed and not value.strip():
         raise DataError("empty text", field=name, found=value, expected="at least one visible character")
     if match := _SURROGATE.search(value):
@@ -56,6 +61,7 @@ class Context:
 
     def __post_init__(self) -> None:
         check_text(self.text, "context")
+        check_text(self.source, "source", empty_allowed=True)
 
 
 @dataclass(frozen=True, slots=True)

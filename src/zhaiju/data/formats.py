@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zhaiju.data.examples import Context, QAExample, Span, check_text
-from zhaiju.data.jsonstream import JSONStream, open_text, parse_json_line
-from zhaiju.errors import DataError
+from zhaiju.data.examples import Context, QAExample, Span, check_text, wrong_type
+from zhaiju.data.jsonstream import JSONStream, open_text, parse_json_line, wrong_encoding
+from zhaiju.errors import DataError, shorten
 
 JSONL_SUFFIXES = {".jsonl", ".ndjson"}
 
@@ -161,10 +161,14 @@ def parse_row(row: Row, *, contexts: Sequence[Context] | None, log: ReadLog | No
         candidates, relevant = _flat_candidates(raw, row.id)
     impossible = raw.get("is_impossible", False)
     if not isinstance(impossible, bool):
-        raise DataError("wrong type", field="is_impossible", found=impossible, expected="true or false")
+        raise wrong_type(impossible, "is_impossible", "true or false")
     aligned, gold = [], []
-    if relevant is not None and not impossible:
+    if not impossible:
         for span in _spans(raw):
+            if relevant is None:
+                if len(candidates) > 1:
+                    raise DataError("answers without their paragraph", field="relevant", expected="an index")
+                relevant = 0
             context = candidates[relevant].text
             gold.append(span.text)
             if span.fits(context):
@@ -245,7 +249,7 @@ def _jsonl(path: Path) -> Iterator[Any]:
                 if line.strip():
                     yield parse_json_line(line, path, number)
         except UnicodeDecodeError as error:
-            raise DataError("not UTF-8", file=path, found=error.object[error.start : error.start + 4]) from None
+            raise wrong_encoding(error, path) from None
 
 
 def _items(path: Path) -> Iterator[Any]:
@@ -261,7 +265,7 @@ def _number(path: Path, items: Iterable[Any]) -> Iterator[Row]:
     for number, raw in enumerate(items, 1):
         where = f"#{number}"
         if not isinstance(raw, dict):
-            raise DataError("wrong type", file=path, row=where, found=raw, expected="an object with id and question")
+            raise wrong_type(raw, None, "an object with id and question").located(file=path, row=where)
         layout = "course" if "paragraphs" in raw else "flat"
         yield Row(_row_id(raw, path, where), number, layout, raw)
 
@@ -271,10 +275,9 @@ def _squad_rows(path: Path, cursor: JSONStream) -> Iterator[Row]:
     cursor.expect("{")
     number = 0
     found_data = False
-    while cursor.peek() != "}":
-        key = cursor.value()
-        cursor.expect(":")
-        if key == "data":
+    more = cursor.peek() != "}"
+    while more:
+        if cursor.key() == "data":
             found_data = True
             if cursor.peek() != "[":
                 cursor.fail("wrong type of data", cursor.peek(), "a list of articles")
@@ -284,10 +287,7 @@ def _squad_rows(path: Path, cursor: JSONStream) -> Iterator[Row]:
                     yield Row(row.id, number, row.layout, row.raw, row.shared)
         else:
             cursor.value()
-        if cursor.peek() == "}":
-            break
-        cursor.expect(",")
-    cursor.expect("}")
+        more = cursor.expect(",}") == ","
     if not found_data:
         raise DataError("not of the SQuAD shape", file=path, field="data", expected="a list of articles")
 
@@ -304,13 +304,13 @@ def _article_rows(path: Path, article: Any, where: str) -> Iterator[Row]:
         for position, raw in enumerate(questions):
             spot = f"{place}.qas[{position}]"
             if not isinstance(raw, dict):
-                raise DataError("wrong type", file=path, row=spot, found=raw, expected="an object")
+                raise wrong_type(raw, None, "an object").located(file=path, row=spot)
             yield Row(_row_id(raw, path, spot), 0, "squad", raw, context)
 
 
 def _list(path: Path, holder: Any, name: str, where: str) -> list[Any]:
     if not isinstance(holder, dict):
-        raise DataError("wrong type", file=path, row=where, found=holder, expected="an object")
+        raise wrong_type(holder, None, "an object").located(file=path, row=where)
     value = holder.get(name)
     if not isinstance(value, list):
         problem = "missing" if value is None else "wrong type"
@@ -323,18 +323,21 @@ def _row_id(raw: Mapping[str, Any], path: Path, where: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         problem = "missing" if value is None else "wrong type"
         raise DataError(problem, file=path, row=where, field="id", found=value, expected="a text or a whole number")
-    return str(value)
+    try:
+        return check_text(str(value), "id")
+    except DataError as error:
+        raise error.located(file=path, row=where) from None
 
 
 def _get(raw: Mapping[str, Any], name: str) -> Any:
     if name not in raw:
-        raise DataError("missing", field=name, expected=f"one of the row's keys ({', '.join(map(str, raw))})")
+        raise DataError("missing", field=name, expected=f"one of the row's keys {shorten(list(raw))}")
     return raw[name]
 
 
 def _index(value: object, name: str, limit: int, what: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise DataError("wrong type", field=name, found=value, expected="a whole number")
+        raise wrong_type(value, name, "a whole number")
     if not 0 <= value < limit:
         raise DataError("out of range", field=name, found=value, expected=f"0..{limit - 1} ({what})")
     return value
@@ -347,7 +350,7 @@ def _course_candidates(
     if contexts is None:
         raise DataError("course rows need their context file", expected="--context FILE, a list of texts")
     if not isinstance(indices, list):
-        raise DataError("wrong type", field="paragraphs", found=indices, expected="a list of whole numbers")
+        raise wrong_type(indices, "paragraphs", "a list of whole numbers")
     checked = [_index(value, "paragraphs", len(contexts), "rows of the context file") for value in indices]
     if len(set(checked)) < len(checked):
         raise DataError("repeated paragraph", field="paragraphs", found=indices, expected="each paragraph once")
@@ -367,7 +370,7 @@ def _flat_candidates(raw: Mapping[str, Any], row: str) -> tuple[tuple[Context, .
         return (Context(check_text(raw["context"], "context"), str(raw.get("source", row))),), 0
     values = _get(raw, "contexts")
     if not isinstance(values, list):
-        raise DataError("wrong type", field="contexts", found=values, expected="a list of texts")
+        raise wrong_type(values, "contexts", "a list of texts")
     candidates = []
     for place, value in enumerate(values):
         text, source = (value.get("text"), value.get("source", place)) if isinstance(value, dict) else (value, place)
@@ -386,17 +389,19 @@ def _spans(raw: Mapping[str, Any]) -> Iterator[Span]:
     if isinstance(value, dict) and isinstance(value.get("text"), list):
         starts = value.get("answer_start", value.get("start"))
         if not isinstance(starts, list) or len(starts) != len(value["text"]):
-            raise DataError("texts and offsets differ in number", field="answers", found=value)
+            raise DataError(
+                "texts and offsets differ in number", field="answers", found=value, expected="an offset for every text"
+            )
         value = [{"text": text, "start": start} for text, start in zip(value["text"], starts, strict=True)]
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
-        raise DataError("wrong type", field="answers", found=value, expected="a list of {text, start}")
+        raise wrong_type(value, "answers", "a list of {text, start}")
     for place, answer in enumerate(value):
         name = f"answers[{place}]"
         if not isinstance(answer, dict):
-            raise DataError("wrong type", field=name, found=answer, expected="{text, start}")
+            raise wrong_type(answer, name, "{text, start}")
         start = answer.get("start", answer.get("answer_start"))
         if isinstance(start, bool) or not isinstance(start, int):
-            raise DataError("wrong type", field=f"{name}.start", found=start, expected="a whole number")
+            raise wrong_type(start, f"{name}.start", "a whole number")
         yield Span(check_text(answer.get("text"), f"{name}.text"), start)

@@ -17,6 +17,7 @@ from zhaiju.errors import DataError, shorten
 CHUNK_CHARS = 1 << 20
 _SPACE = " \t\r\n"
 _ESCAPE = 12  # the longest token that a cut may fall inside of: a pair of \\uXXXX escapes
+_TAIL = 2  # a number that goes on may be cut this far after the part that is one by itself: "1" of "1e+"
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -39,6 +40,7 @@ class JSONStream:
         self._buffer = ""
         self._at = 0
         self._lines = 1  # line number of the buffer's first character
+        self._columns = 0  # characters of its line before it
         self._ended = False
 
     def peek(self) -> str:
@@ -77,14 +79,23 @@ class JSONStream:
                     grow *= 2  # a value larger than the buffer costs at most twice its length
                     continue
                 self._at = min(error.pos, len(self._buffer))
-                self.fail("the file ends too early" if cut else f"not JSON ({error.msg})")
+                early = error.msg.startswith("Unterminated") or not self._buffer[self._at :].strip(_SPACE)
+                self.fail("the file ends too early" if early else f"not JSON ({error.msg})")
             except ValueError as error:  # an integer of more digits than Python converts
                 self.fail(f"not JSON ({error})")
             # A number may go on in the next chunk; anything else is closed by its own last character.
-            if end == len(self._buffer) and isinstance(value, int | float) and self._fill(grow):
+            if end >= len(self._buffer) - _TAIL and isinstance(value, int | float) and self._fill(grow):
                 continue
             self._at = end
             return value
+
+    def key(self) -> Any:
+        """Consume an object's next key and the colon after it; return the key."""
+        if self.peek() != '"':
+            self.expect('"')
+        key = self.value()
+        self.expect(":")
+        return key
 
     def items(self) -> Iterator[Any]:
         """Consume an array and yield its items."""
@@ -99,23 +110,30 @@ class JSONStream:
 
     def fail(self, problem: str, found: str | None = None, expected: str | None = None) -> NoReturn:
         """Raise a `DataError` that names the file, line and column of the cursor."""
-        line = self._lines + self._buffer.count("\n", 0, self._at)
-        column = self._at - (self._buffer.rfind("\n", 0, self._at) + 1) + 1
-        raise DataError(f"{problem} at line {line} column {column}", file=self._file, found=found, expected=expected)
+        line, before = self._place()
+        raise DataError(
+            f"{problem} at line {line} column {before + 1}", file=self._file, found=found, expected=expected
+        )
 
     def end(self) -> None:
         """Refuse anything but white space after the value."""
         if found := self.peek():
             self.fail("text after the end of the JSON value", found)
 
-    def _fill(self, size: int = CHUNK_CHARS) -> bool:
+    def _place(self) -> tuple[int, int]:
+        """The cursor's line number and how many characters of the line are before it."""
+        newline = self._buffer.rfind("\n", 0, self._at)
+        before = self._at - newline - 1 if newline >= 0 else self._columns + self._at
+        return self._lines + self._buffer.count("\n", 0, self._at), before
+
+    def _fill(self, size: int | None = None) -> bool:
         if self._ended:
             return False
-        chunk = read_text_chunk(self._stream, self._file, size)
+        chunk = read_text_chunk(self._stream, self._file, size or CHUNK_CHARS)
         if not chunk:
             self._ended = True
             return False
-        self._lines += self._buffer.count("\n", 0, self._at)
+        self._lines, self._columns = self._place()
         self._buffer = self._buffer[self._at :] + chunk
         self._at = 0
         return True
@@ -126,14 +144,19 @@ def read_text_chunk(stream: IO[str], file: Path, size: int = -1) -> str:
     try:
         return stream.read(size)
     except UnicodeDecodeError as error:
-        raise DataError(
-            "not UTF-8",
-            file=file,
-            found=bytes(error.object[error.start : error.start + 4]),
-            expected="UTF-8 text (convert it, for example with iconv -f BIG5 -t UTF-8)",
-        ) from None
+        raise wrong_encoding(error, file) from None
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", file=file) from None
+
+
+def wrong_encoding(error: UnicodeDecodeError, file: Path) -> DataError:
+    """The `DataError` for a file that is not UTF-8."""
+    return DataError(
+        "not UTF-8",
+        file=file,
+        found=bytes(error.object[error.start : error.start + 4]),
+        expected="UTF-8 text (convert it, for example with iconv -f BIG5 -t UTF-8)",
+    )
 
 
 def open_text(file: Path) -> IO[str]:
@@ -151,7 +174,7 @@ def parse_json_line(line: str, file: Path, number: int) -> Any:
     try:
         return json.loads(line, parse_constant=_refuse_constant)
     except _ConstantError as error:
-        raise DataError("not JSON", file=file, row=f"line {number}", found=str(error)) from None
+        raise DataError("not JSON", file=file, row=f"line {number}", found=str(error), expected="a number") from None
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", error)
         raise DataError(

@@ -76,12 +76,22 @@ def _word_pieces(texts: Iterable[str], size: int, script: str) -> PreTrainedToke
     trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     trained.normalizer = normalizers.BertNormalizer()
     trained.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False)
-    trained.train_from_iterator((convert(text, script) for text in texts), trainer)
+    converted = [convert(text, script) for text in texts]
+    # The trainer numbers pieces that continue a word in the order of a hash table, other in every process, and breaks
+    # ties by these numbers. Naming them first makes equal texts give equal vocabularies.
+    inner = {
+        character
+        for text in converted
+        for word, _ in trained.pre_tokenizer.pre_tokenize_str(trained.normalizer.normalize_str(text))
+        for character in word[1:]
+    }
+    named = [*SPECIAL, *(f"##{character}" for character in sorted(inner))]
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=named, show_progress=False)
+    trained.train_from_iterator(converted, trainer)
     vocabulary = trained.get_vocab()
-    if len(vocabulary) <= len(SPECIAL):
+    if len(vocabulary) <= len(named):
         raise DataError("no text to make a vocabulary from")
-    return BertTokenizer(vocab=vocabulary)
+    return BertTokenizer(vocab=dict(sorted(vocabulary.items(), key=lambda entry: entry[1])))
 
 
 def _names() -> dict[str, str]:

@@ -37,11 +37,11 @@ class Joint:
         weight: λ, the weight of the paragraph's log-probability.
     """
 
-    k: int = 3
-    weight: float = 1.0
+    k: int = 1
+    weight: float = 0.0
 
 
-PIPELINE = Joint(k=1, weight=0.0)
+PIPELINE = Joint()
 
 
 class Answerer:

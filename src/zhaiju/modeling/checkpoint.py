@@ -8,7 +8,12 @@ and no code that lies in a checkpoint is ever run.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import logging
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +42,16 @@ class Meta:
     script: str = AS_IS
     match_types: bool = False
     search: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        kinds = {"task": str, "window": int, "overlap": int, "script": str, "match_types": bool, "search": dict}
+        for name, kind in kinds.items():
+            value = getattr(self, name)
+            if type(value) is not kind and not (value is None and name in ("task", "window")):
+                raise TypeError(f"{name} is {value!r}, expected {kind.__name__}")
+        cap = self.search.get("max_answer_chars")
+        if cap is not None and (type(cap) is not int or cap < 0):
+            raise TypeError(f"max_answer_chars is {cap!r}, expected 0 or more")
 
 
 @dataclass
@@ -69,31 +84,58 @@ def resolve(what: str | Path) -> str:
     Raises:
         CheckpointError: it looks like a path and there is no such directory, or it holds no checkpoint.
     """
-    path = Path(what)
-    if path.is_dir():
+    path, name = Path(what), str(what)
+    if not name.strip():
+        raise CheckpointError("no checkpoint named: expected a directory or a hub id")
+    if os.path.isdir(path):  # unlike Path.is_dir, it takes any text
         for candidate in (path / "best", path / "last", path):
             if (candidate / "config.json").is_file():
                 return str(candidate)
         raise CheckpointError(f"{what} holds no checkpoint: expected config.json, or best/ or last/ of a run")
-    name = str(what)
-    if path.exists():
+    if os.path.exists(path):
         raise CheckpointError(f"{what} is a file, expected a checkpoint directory or a hub id")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name or not name.strip():
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
         raise CheckpointError(f"no such directory: {what!r}")
     return name
 
 
 def read_meta(where: str) -> Meta:
-    """The settings saved with a checkpoint; defaults where there are none (a foreign checkpoint)."""
-    path = Path(where) / META_FILE
-    if not path.is_file():
+    """The settings saved with a checkpoint; defaults where there are none (a foreign checkpoint).
+
+    Raises:
+        CheckpointError: they are there, and are not what `save` writes.
+    """
+    path = _meta_file(where)
+    if path is None:
         return Meta()
     try:
         values = json.loads(path.read_text("utf-8"))
-        known = {name: values[name] for name in Meta.__dataclass_fields__ if name in values}
-        return Meta(**known)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        if not isinstance(values, dict):
+            raise TypeError("expected an object")
+        return Meta(**{name: values[name] for name in Meta.__dataclass_fields__ if name in values})
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
+
+
+def _meta_file(where: str) -> Path | None:
+    path = Path(where) / META_FILE
+    if os.path.isdir(where):
+        return path if path.is_file() else None
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        with _silence():
+            return Path(hf_hub_download(where, META_FILE))
+    except LocalEntryNotFoundError:  # the hub is out of reach
+        if not isinstance(try_to_load_from_cache(where, "config.json"), str):
+            raise CheckpointError(
+                f"cannot load {where}: there is no such directory; as a hub id it was not downloaded before, and the "
+                "hub cannot be reached"
+            ) from None
+        return None
+    except (OSError, ValueError):  # a foreign checkpoint, or no checkpoint: then the loader of the weights says so
+        return None
 
 
 def load(
@@ -119,13 +161,15 @@ def load(
 
     Raises:
         CheckpointError: it cannot be loaded, is for another task, or weights are missing.
-        ConfigError: the window is longer than the encoder's positions.
+        ConfigError: there is no such task, or the window is longer than the encoder's positions.
     """
     where = resolve(what)
     meta = read_meta(where)
     task = task or meta.task
     if task is None:
         raise CheckpointError(f"{what} does not say which task it is for; name one of {', '.join(TASKS)}")
+    if task not in TASKS:
+        raise ConfigError(f"task {task!r} is not one of {', '.join(TASKS)}")
     if head_required and meta.task not in (None, task):
         raise CheckpointError(f"{what} is a checkpoint for {meta.task}, expected one for {task}")
     head = TASKS[task].head
@@ -171,7 +215,7 @@ def from_scratch(
     if encoder is not None:
         where = resolve(encoder)
         tokenizer = load_tokenizer(where)
-        config = _quietly(where, lambda: transformers.AutoConfig.from_pretrained(where, trust_remote_code=False))
+        config = _load_config(where, head)
     else:
         where = "scratch"
         tokenizer = build_tokenizer(texts, kind=shape.vocabulary, size=shape.vocabulary_size, script=script)
@@ -201,8 +245,14 @@ def make_encoding(
     """An `Encoding` within what the encoder can take.
 
     Raises:
+        CheckpointError: the tokenizer has tokens that the encoder does not know.
         ConfigError: the window is longer than the encoder's positions, or it knows too few token types.
     """
+    if len(tokenizer) > config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has {len(tokenizer)} tokens and the encoder knows {config.vocab_size}; "
+            "they do not belong together"
+        )
     most = max_positions(tokenizer, config)
     if window is None:
         window = min(DEFAULT_WINDOW, most)
@@ -232,16 +282,21 @@ def load_tokenizer(where: str) -> Any:
     """
     import transformers
 
-    return _quietly(
+    tokenizer = _quietly(
         where,
         lambda: transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False, use_fast=True),
     )
+    # Where the files are missing, transformers makes one that knows special tokens alone.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise CheckpointError(f"{where} holds no tokenizer: expected tokenizer.json, or vocab.txt")
+    return tokenizer
 
 
 def save(directory: Path, network: Network, encoding: Encoding, meta: Meta) -> None:
     """Write a checkpoint into an existing directory; the caller makes that atomic."""
-    network.model.save_pretrained(directory, safe_serialization=True)
-    encoding.tokenizer.save_pretrained(directory)
+    with _silence():
+        network.model.save_pretrained(directory)
+        encoding.tokenizer.save_pretrained(directory)
     values = {
         "task": meta.task,
         "window": encoding.window,
@@ -253,42 +308,84 @@ def save(directory: Path, network: Network, encoding: Encoding, meta: Meta) -> N
     (directory / META_FILE).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 
+def _load_config(where: str, head: Head) -> Any:
+    """The encoder's config, for a model with the task's head."""
+    import transformers
+
+    config = _quietly(where, lambda: transformers.AutoConfig.from_pretrained(where, trust_remote_code=False))
+    if head.over == "tokens":
+        config.num_labels = 2  # start and end, whatever classes the encoder told apart before
+    if head.over == "choices" and config.model_type in {"roformer", "convbert"} and not hasattr(config, "summary_type"):
+        config.summary_type = "first"  # these would look at the last token, and that is padding
+    return config
+
+
 def _load_model(where: str, head: Head, *, head_required: bool) -> Any:
     import transformers
 
     auto_class = getattr(transformers, head.auto_class)
+    config = _load_config(where, head)
     model, report = _quietly(
         where,
-        lambda: auto_class.from_pretrained(where, output_loading_info=True, trust_remote_code=False, dtype="float32"),
+        lambda: auto_class.from_pretrained(
+            where,
+            config=config,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report, and refused below
+            trust_remote_code=False,
+            dtype="float32",
+        ),
     )
     body = f"{model.base_model_prefix}."
     missing = sorted(report["missing_keys"])
     lost = [key for key in missing if key.startswith(body) and "pooler" not in key and "position_ids" not in key]
     if lost:
         raise CheckpointError(f"{where} lacks weights of its encoder: {', '.join(lost[:3])} ({len(lost)} in all)")
+    misfits = sorted((key, list(found), list(expected)) for key, found, expected in report["mismatched_keys"])
+    for key, found, expected in misfits:
+        if key.startswith(body):
+            raise CheckpointError(
+                f"{where} has weights of other shapes than its config.json says: {key} is {found}, expected {expected}"
+            )
+    missing += [key for key, _, _ in misfits]  # another task's output layer
     if missing and head_required:
         raise CheckpointError(
             f"{where} has no trained output layer for this task (missing {', '.join(missing[:3])}); "
             "train it first with zhaiju train"
         )
-    if report.get("mismatched_keys"):
-        raise CheckpointError(f"{where} has weights of other shapes than its config.json says")
     return model
 
 
-def _quietly(where: str, call: Any) -> Any:
+def _quietly(where: str, call: Callable[[], Any]) -> Any:
     """Run a transformers loader, its chatter off, its many kinds of exception made one."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        return call()
-    except CheckpointError:
-        raise
+        with _silence():
+            return call()
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if isinstance(error, (pickle.UnpicklingError, EOFError)):
+            reason = "its pytorch_model.bin is damaged, or holds more than tensors; nothing in it was run"
+        elif not os.path.isdir(where):
+            reason = f"there is no such directory, and as a hub id: {reason}"
         raise CheckpointError(f"cannot load {where}: {reason}") from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Turn off what transformers and its hub client log, warn of and draw."""
+    from transformers.utils import logging as chatter
+
+    hub = logging.getLogger("huggingface_hub")
+    levels, bars = (chatter.get_verbosity(), hub.level), chatter.is_progress_bar_enabled()
+    chatter.set_verbosity_error()
+    hub.setLevel(logging.ERROR)
+    chatter.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
-        logging.set_verbosity(verbosity)
+        chatter.set_verbosity(levels[0])
+        hub.setLevel(levels[1])
+        if bars:
+            chatter.enable_progress_bar()

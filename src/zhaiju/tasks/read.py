@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from zhaiju.data.encoding import Encoding, Window, locate, slice_of
+from zhaiju.data.encoding import Encoding, Window, locate
 from zhaiju.data.examples import Candidate, QAExample, ReadPrediction
 from zhaiju.errors import DataError
 from zhaiju.tasks import metrics
@@ -73,22 +73,19 @@ class ReadTask:
     def decode(self, example: QAExample, windows: Sequence[Window], logits: Sequence[Floats]) -> ReadPrediction:
         """The best span over all windows, or no answer where that was asked for and is likelier."""
         context = example.context
-        found, evidence = search(windows, logits, n_best=self.n_best, max_answer_chars=self.max_answer_chars)
-        n_best: list[Candidate] = []
-        seen = set()
-        for start, end, logit in found:
-            start, end = slice_of(context.text, start, end)
-            if start < end and (start, end) not in seen:
-                seen.add((start, end))
-                probability = float(np.exp(logit - evidence))
-                n_best.append(Candidate(context.text[start:end], start, end, probability, logit, context.source))
-        n_best = n_best[: self.n_best]
-        null = max(float(value[0, 0] + value[1, 0]) for value in logits)
-        if not n_best:
-            return ReadPrediction(example.id, "", 0, 0, 0.0, context.source, null_score=np.inf)
-        best = n_best[0]
-        null_score = null - best.logit
         index = example.relevant or 0
+        found, evidence = search(
+            context.text, windows, logits, n_best=self.n_best, max_answer_chars=self.max_answer_chars
+        )
+        n_best = [
+            Candidate(context.text[start:end], start, end, float(np.exp(logit - evidence)), logit, context.source)
+            for start, end, logit in found
+        ]
+        if not n_best:
+            return ReadPrediction(example.id, "", 0, 0, 0.0, context.source, null_score=np.inf, index=index)
+        best = n_best[0]
+        # A window without the answer says so, and is right; the question has none only if every window says so.
+        null_score = min(float(value[0, 0]) + float(value[1, 0]) for value in logits) - best.logit
         if self.null_threshold is not None and null_score > self.null_threshold:
             return ReadPrediction(
                 example.id, "", 0, 0, 1 - best.score, context.source, tuple(n_best), null_score, index
@@ -120,6 +117,7 @@ class ReadTask:
 
 
 def search(
+    context: str,
     windows: Sequence[Window],
     logits: Sequence[Floats],
     *,
@@ -128,11 +126,13 @@ def search(
 ) -> tuple[list[tuple[int, int, float]], float]:
     """The best spans over all windows of a question.
 
+    A span begins and ends with a visible character: white space that a tokenizer counts to a word is not its.
+
     Args:
+        context: The text that the windows are of.
         windows: The windows.
         logits: For each window float [2, T]: start and end logits.
-        n_best: How many distinct spans to return, at most. More may come back where neighbouring windows hold
-            the same ones.
+        n_best: How many distinct spans to return, at most.
         max_answer_chars: Longest span; None for no limit.
 
     Returns:
@@ -142,24 +142,34 @@ def search(
     """
     kept: dict[tuple[int, int], float] = {}
     evidence = -np.inf
+    following, preceding = _visible(context)
     for window, value in zip(windows, logits, strict=True):
         inside = np.flatnonzero(window.starts >= 0)
         if not len(inside):
             continue
         spans, scores = _spans(
-            window.starts[inside].astype(np.int64),
-            window.ends[inside].astype(np.int64),
+            following[window.starts[inside]],
+            preceding[window.ends[inside]],
             value[:, inside].astype(np.float64),
             max_answer_chars,
         )
         if not len(scores):
             continue
         evidence = float(np.logaddexp(evidence, _log_sum_exp(scores)))
-        for start, end, score in _top(spans, scores, 2 * n_best):
-            if score > kept.get((start, end), -np.inf):
-                kept[start, end] = score
+        for span, score in _top(spans, scores, n_best).items():
+            kept[span] = max(score, kept.get(span, -np.inf))
     ranked = sorted(kept.items(), key=lambda entry: (-entry[1], entry[0]))
-    return [(start, end, score) for (start, end), score in ranked[: 2 * n_best]], evidence
+    return [(start, end, score) for (start, end), score in ranked[:n_best]], evidence
+
+
+def _visible(text: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """For each place 0..len: the first visible character from it on, and the end of the last one before it."""
+    total = len(text)
+    visible = np.fromiter((not character.isspace() for character in text), np.bool_, total)
+    places = np.arange(total)
+    following = np.minimum.accumulate(np.where(visible, places, total)[::-1])[::-1]
+    preceding = np.maximum.accumulate(np.where(visible, places + 1, 0))
+    return np.append(following, total), np.insert(preceding, 0, 0)
 
 
 def _spans(
@@ -185,20 +195,30 @@ def _spans(
     last = first + np.arange(width)[None, :]  # [T, width]
     allowed = last <= limit[:, None]
     first, last = np.broadcast_to(first, last.shape)[allowed], last[allowed]  # [S]
-    wide = ends[last] > starts[first]  # some tokenizers give a piece of a character no width
+    wide = ends[last] > starts[first]  # not so for white space, or a piece of a character that has no width
     first, last = first[wide], last[wide]
     return np.stack([starts[first], ends[last]], axis=1), logits[0, first] + logits[1, last]
 
 
-def _top(spans: npt.NDArray[np.int64], scores: npt.NDArray[np.float64], most: int) -> list[tuple[int, int, float]]:
-    """The `most` best spans and every further one that ties with the last of them."""
-    if len(scores) > most:
-        floor = np.partition(scores, len(scores) - most)[len(scores) - most]
-        chosen = np.flatnonzero(scores >= floor)
-    else:
-        chosen = np.arange(len(scores))
-    order = np.lexsort((spans[chosen, 1], spans[chosen, 0], -scores[chosen]))
-    return [(int(spans[i, 0]), int(spans[i, 1]), float(scores[i])) for i in chosen[order][: 4 * most]]
+def _top(spans: npt.NDArray[np.int64], scores: npt.NDArray[np.float64], most: int) -> dict[tuple[int, int], float]:
+    """The `most` best distinct spans; of equal ones the earlier, then the shorter ones.
+
+    A byte-level tokenizer has several tokens to a character, and so one span under many names.
+    """
+    best: dict[tuple[int, int], float] = {}
+    size = most
+    while True:
+        if len(scores) > size:
+            chosen = np.flatnonzero(scores >= np.partition(scores, len(scores) - size)[len(scores) - size])
+        else:
+            chosen = np.arange(len(scores))
+        for place in chosen[np.lexsort((spans[chosen, 1], spans[chosen, 0], -scores[chosen]))]:
+            best.setdefault((int(spans[place, 0]), int(spans[place, 1])), float(scores[place]))
+            if len(best) == most:
+                return best
+        if len(chosen) == len(scores):
+            return best
+        size *= 4
 
 
 def _log_sum_exp(values: npt.NDArray[np.float64]) -> float:

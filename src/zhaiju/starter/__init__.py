@@ -1,0 +1,1 @@
+"""The project's own sample texts; later the packaged small models."""

@@ -1,0 +1,323 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from zhaiju.config import TrainSettings
+from zhaiju.data.examples import Context, QAExample, Span
+from zhaiju.data.formats import ReadLog
+from zhaiju.errors import ConfigError, DataError, TrainingError
+from zhaiju.modeling.checkpoint import Shape, from_scratch, load
+from zhaiju.tasks import TASKS
+from zhaiju.training.loop import Evaluated, Loop, Stepped
+from zhaiju.training.run import TrainData, hold_out, load_train_data, read_metrics, train
+
+COLOURS = "紅橙黃綠藍靛紫黑白灰"
+TINY = TrainSettings(
+    scratch=True,
+    layers=1,
+    hidden=16,
+    heads=2,
+    intermediate=32,
+    positions=96,
+    window=64,
+    overlap=10,
+    lr=1e-2,
+    epochs=2,
+    batch_tokens=512,
+    eval_every=5,
+    save_every=3,
+)
+
+
+def _examples(count, first=0):
+    examples = []
+    for number in range(first, first + count):
+        colours = [COLOURS[(number * step + step) % 10] for step in (1, 3, 7)]
+        contexts = tuple(
+            Context(f"第{number}號倉庫的第{place}扇門漆成{colour}色，旁邊放著一只舊木箱。", str(place))
+            for place, colour in enumerate(colours)
+        )
+        right = number % 3
+        start = contexts[right].text.index(colours[right])
+        examples.append(
+            QAExample(f"r{number}", f"第{right}扇門是什麼顏色？", contexts, right, (Span(colours[right], start),))
+        )
+    return examples
+
+
+@pytest.fixture(scope="module")
+def data():
+    fingerprints = [{"role": "train", "name": "made.json", "sha256": "0" * 64, "count": 40}]
+    return TrainData(_examples(40), _examples(8, 100), fingerprints, ReadLog())
+
+
+def _weights(checkpoint):
+    return load_file(checkpoint / "model.safetensors")
+
+
+def _equal(first, second):
+    one, two = _weights(first), _weights(second)
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("task", ["select", "read"])
+def test_training_leaves_a_whole_run(tmp_path, data, task):
+    events = []
+    result = train(task, TINY, data, tmp_path / "run", on_event=events.append)
+    run = tmp_path / "run"
+    steps = [event for event in events if isinstance(event, Stepped)]
+    evaluations = [event for event in events if isinstance(event, Evaluated)]
+    assert result.finished
+    assert [event.step for event in steps] == list(range(1, result.step + 1))
+    assert [event.step for event in evaluations][-1] == result.step  # the end is always evaluated
+    assert result.best_step == max(evaluations, key=lambda event: (event.value, -event.step)).step
+    assert {entry.name for entry in run.iterdir()} == {
+        "README.md", "best", "checkpoints", "config.toml", "environment.json", "last", "metrics.jsonl",
+    }  # fmt: skip
+    assert {entry.name for entry in (run / "last").iterdir()} >= {"config.json", "model.safetensors", "zhaiju.json"}
+    assert {path.resolve() for path in (run / "checkpoints").iterdir()} == {
+        (run / "best").resolve(),
+        (run / "last").resolve(),
+    }
+    logged = [entry for entry in read_metrics(run) if entry["event"] == "step"]
+    assert [entry["loss"] for entry in logged] == [event.loss for event in steps]
+    environment = json.loads((run / "environment.json").read_text("utf-8"))
+    assert environment["seed"] == TINY.seed
+    assert environment["data"] == data.fingerprints
+    assert environment["libraries"]["torch"] == torch.__version__
+
+
+def test_the_learning_rate_rises_then_falls_to_nearly_nothing(tmp_path, data):
+    events = []
+    train("read", TINY, data, tmp_path / "run", on_event=events.append)
+    rates = [event.lr for event in events if isinstance(event, Stepped)]
+    top = int(np.argmax(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert max(rates) <= TINY.lr
+    assert rates[-1] < TINY.lr / 5
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path, data):
+    for name, settings in {"a": TINY, "b": TINY, "c": replace(TINY, seed=1)}.items():
+        train("read", settings, data, tmp_path / name)
+    assert _equal(tmp_path / "a" / "last", tmp_path / "b" / "last")
+    assert not _equal(tmp_path / "a" / "last", tmp_path / "c" / "last")
+
+
+def test_accumulated_batches_take_the_step_of_one_large_batch(data):
+    stepped = {}
+    for name, cut in {"one": [8], "two": [4, 4], "uneven": [1, 5, 2]}.items():
+        settings = replace(TINY, dropout=0.0)
+        torch.manual_seed(0)
+        checkpoint = from_scratch("read", (c.text for e in data.train for c in e.contexts), encoder=None,
+            shape=Shape(layers=1, hidden=16, heads=2, intermediate=32, dropout=0.0), window=64, overlap=10,
+            script="as-is", match_types=False)  # fmt: skip
+        loop = Loop(
+            checkpoint.network, TASKS["read"](), data.train, checkpoint.encoding, settings, evaluate=dict, pad_id=0
+        )
+        items = iter(loop.items(0))
+        event = loop._take_step([[next(items) for _ in range(size)] for size in cut], 10)
+        stepped[name] = event.loss, event.grad_norm
+    assert stepped["two"] == pytest.approx(stepped["one"], rel=1e-5)
+    assert stepped["uneven"] == pytest.approx(stepped["one"], rel=1e-5)
+
+
+def test_early_stopping_counts_evaluations_without_a_better_one(tmp_path, data):
+    events = []
+    settings = replace(TINY, lr=1e-9, warmup=0.0, epochs=50, patience=2)
+    result = train("read", settings, data, tmp_path / "run", on_event=events.append)
+    evaluations = [event for event in events if isinstance(event, Evaluated)]
+    assert result.finished
+    assert len(evaluations) == 3  # the first is the best so far, then two that are not
+    assert [event.best for event in evaluations] == [True, False, False]
+
+
+def test_a_loss_that_is_no_number_stops_with_the_step_named(tmp_path, data, monkeypatch):
+    from zhaiju.modeling import network
+
+    monkeypatch.setattr(network, "masked_cross_entropy", lambda logits, labels, mask: logits.sum() * float("nan"))
+    with pytest.raises(TrainingError, match="loss of step 1 is nan"):
+        train("read", TINY, data, tmp_path / "run")
+
+
+def test_nothing_to_train_on_is_said(tmp_path, data):
+    bare = replace(data, train=[replace(example, answers=(), gold=()) for example in data.train])
+    with pytest.raises(TrainingError, match="none of the 40 examples gives read anything"):
+        train("read", TINY, bare, tmp_path / "run")
+
+
+def test_other_settings_or_data_in_the_same_directory_are_refused(tmp_path, data):
+    settings = replace(TINY, max_steps=2)
+    train("read", settings, data, tmp_path / "run")
+    with pytest.raises(ConfigError, match="other settings \\(seed: 0 -> 5\\)"):
+        train("read", replace(settings, seed=5), data, tmp_path / "run")
+    with pytest.raises(ConfigError, match="another task or other data"):
+        train("select", settings, data, tmp_path / "run")
+    changed = replace(data, fingerprints=[data.fingerprints[0] | {"sha256": "1" * 64}])
+    with pytest.raises(ConfigError, match="another task or other data"):
+        train("read", settings, changed, tmp_path / "run")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("keep me")
+    with pytest.raises(ConfigError, match="is not a run"):
+        train("read", settings, data, tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "keep me"
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, data):
+    first = train("read", TINY, data, tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    events = []
+    second = train("read", TINY, data, tmp_path / "run", on_event=events.append)
+    assert second == first
+    assert not events
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_held_out_paragraphs_are_not_trained_on():
+    examples = _examples(60)
+    kept, held = hold_out(examples, seed=3)
+    texts = {example.context.text for example in kept}
+    assert len(kept) + len(held) == 60
+    assert 4 <= len(held) <= 10
+    assert not texts & {example.context.text for example in held}
+    assert hold_out(examples, seed=3)[1] == held
+    assert hold_out(examples, seed=4)[1] != held
+    with pytest.raises(DataError, match="one paragraph cannot be split"):
+        hold_out(examples[:1], seed=0)
+
+
+def _write_files(folder, data):
+    contexts, rows = [], []
+    for example in [*data.train, *data.dev]:
+        first = len(contexts)
+        contexts += [context.text for context in example.contexts]
+        rows.append(
+            {
+                "id": example.id,
+                "question": example.question,
+                "paragraphs": list(range(first, first + 3)),
+                "relevant": first + example.relevant,
+                "answers": [{"text": span.text, "start": span.start} for span in example.answers],
+            }
+        )
+    (folder / "context.json").write_text(json.dumps(contexts, ensure_ascii=False), "utf-8")
+    (folder / "train.json").write_text(json.dumps(rows, ensure_ascii=False), "utf-8")
+
+
+def _command(folder, run):
+    flags = {
+        "layers": 1, "hidden": 16, "heads": 2, "intermediate": 32, "positions": 96, "window": 64, "overlap": 10,
+        "lr": 0.01, "epochs": 12, "batch-tokens": 512, "eval-every": 5, "save-every": 3,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "zhaiju.cli", "train", "select", "--scratch", "-o", str(run)]
+    command += ["--train", str(folder / "train.json"), "--context", str(folder / "context.json")]
+    for name, value in flags.items():
+        command += [f"--{name}", str(value)]
+    return command
+
+
+def _lines(run):
+    path = run / "metrics.jsonl"
+    return path.read_text("utf-8").count("\n") if path.is_file() else 0
+
+
+def _without_times(run):
+    return [{name: value for name, value in entry.items() if name != "seconds"} for entry in read_metrics(run)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("whole")
+    _write_files(folder, data)
+    subprocess.run(_command(folder, folder / "run"), check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(int(os.environ.get("ZHAIJU_KILLS", "3"))))
+def test_a_run_killed_at_random_and_resumed_ends_with_the_same_weights(uninterrupted, tmp_path, seed):
+    whole = uninterrupted / "run"
+    total = _lines(whole)
+    generator = np.random.default_rng(seed)
+    run = tmp_path / "run"
+    kills = 0
+    for wanted in sorted(generator.integers(1, total - 5, 2)):
+        process = subprocess.Popen(_command(uninterrupted, run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and _lines(run) < wanted:
+            time.sleep(0.002)
+        time.sleep(float(generator.random()) * 0.05)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    subprocess.run(_command(uninterrupted, run), check=True, capture_output=True)
+    assert kills > 0
+    assert (run / "last").resolve().name == (whole / "last").resolve().name
+    assert (run / "best").resolve().name == (whole / "best").resolve().name
+    assert _equal(run / "last", whole / "last")
+    assert _equal(run / "best", whole / "best")
+    assert _without_times(run) == _without_times(whole)
+    assert not [path for path in run.rglob("*.tmp")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_polite_stop_saves_and_the_same_command_goes_on(uninterrupted, tmp_path, number):
+    run = tmp_path / "run"
+    process = subprocess.Popen(_command(uninterrupted, run), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and _lines(run) < 8:
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert "the same command goes on from there" in errors
+    assert "Traceback" not in errors
+    step = load_state(run)["step"]
+    assert step == sum(entry["event"] == "step" for entry in read_metrics(run))  # not a step is lost
+    subprocess.run(_command(uninterrupted, run), check=True, capture_output=True)
+    assert _equal(run / "last", uninterrupted / "run" / "last")
+
+
+def load_state(run):
+    return torch.load(run / "last" / "training.pt", weights_only=True)
+
+
+def test_the_model_card_names_data_and_figures(tmp_path, data):
+    result = train("read", replace(TINY, max_steps=5), data, tmp_path / "run")
+    card = (tmp_path / "run" / "README.md").read_text("utf-8")
+    assert "made.json" in card
+    assert f"| em | {result.metrics['em']:.4f} |" in card
+
+
+def test_a_trained_checkpoint_is_a_plain_transformers_checkpoint(tmp_path, data):
+    import transformers
+
+    train("read", replace(TINY, max_steps=2), data, tmp_path / "run")
+    model = transformers.BertForQuestionAnswering.from_pretrained(tmp_path / "run" / "best")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "run" / "best")
+    ours = load(tmp_path / "run").network.eval()
+    inputs = tokenizer("什麼顏色？", "門漆成紅色。", return_tensors="pt")
+    with torch.inference_mode():
+        theirs = model.eval()(**inputs)
+        logits = ours.logits(inputs["input_ids"], inputs["token_type_ids"], inputs["attention_mask"])
+    assert torch.equal(logits[0, 0], theirs.start_logits[0])
+
+
+def test_files_are_fingerprinted_and_ids_may_not_repeat_across_files(tmp_path, data):
+    _write_files(tmp_path, data)
+    read = load_train_data([tmp_path / "train.json"], context=tmp_path / "context.json")
+    assert [entry["role"] for entry in read.fingerprints] == ["context", "train"]
+    assert all(len(entry["sha256"]) == 64 for entry in read.fingerprints)
+    os.link(tmp_path / "train.json", tmp_path / "again.json")
+    with pytest.raises(DataError, match=r"again\.json: row r0: id: id stands in another file"):
+        load_train_data([tmp_path / "train.json", tmp_path / "again.json"], context=tmp_path / "context.json")

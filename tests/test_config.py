@@ -56,7 +56,7 @@ def test_a_wrong_setting_is_named_with_what_was_expected(tmp_path, text, message
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="nowhere.toml cannot be read"):
+    with pytest.raises(ConfigError, match=r"nowhere\.toml cannot be read"):
         load_settings(tmp_path / "nowhere.toml", {})
 
 

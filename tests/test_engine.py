@@ -115,6 +115,17 @@ def test_each_window_gets_its_own_logits_whatever_batch_it_was_in(encoding):
             assert prediction.scores[place] == max(int(window.input_ids.sum()) % 101 - 50 for window in windows)
 
 
+def test_a_task_never_sees_padding(encoding):
+    class Spy(ReadTask):
+        def decode(self, example, windows, logits):
+            assert [value.shape for value in logits] == [(2, len(window)) for window in windows]
+            return super().decode(example, windows, logits)
+
+    engine = Engine(Fake("read"), encoding, batch_tokens=2048)
+    assert len(list(engine.predict(Spy(), _examples(40, longest=200)))) == 40
+    assert engine.usage.padding > 0
+
+
 def test_little_is_padding_at_the_lengths_of_real_paragraphs():
     generator = np.random.default_rng(5)
     encoding = Encoding(build_tokenizer([CHARACTERS], kind="characters"), window=384, overlap=64)

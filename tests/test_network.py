@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from checkpoints import MIXED, PARAGRAPHS, QUESTIONS, bert
+from zhaiju.data.batching import SMALL_BATCH
 from zhaiju.data.encoding import Window
 from zhaiju.data.examples import Context, QAExample, Span
 from zhaiju.modeling.checkpoint import load
-from zhaiju.modeling.network import MIN_CHUNK, PADDING_TOLERATED, Network, arrays, collate, masked_cross_entropy, pad
+from zhaiju.modeling.network import PADDING_TOLERATED, Network, arrays, collate, masked_cross_entropy, pad
 from zhaiju.tasks import TASKS
 from zhaiju.tasks.base import Head, Item
 
@@ -136,7 +137,7 @@ def test_a_batch_of_questions_knows_which_choice_each_window_is_of(items):
 @given(_items)
 def test_little_of_a_chunk_is_padding(items):
     for chunk in collate(items, CHOICES, PAD).chunks:
-        if len(chunk.rows) > MIN_CHUNK:  # smaller ones would cost more than their padding
+        if len(chunk.rows) > SMALL_BATCH:  # smaller ones would cost more than their padding
             assert chunk.attention_mask.mean() >= 1 - PADDING_TOLERATED
 
 
@@ -190,8 +191,9 @@ def test_the_loss_of_select_is_one_softmax_a_question_over_the_best_windows(load
 
 def test_the_loss_of_read_is_the_mean_of_start_and_end_over_tokens_that_may_answer(loaded):
     network, encoding = loaded["read"].network, loaded["read"].encoding
+    short = QAExample("short", "貓？", (Context("橘貓一隻。", "0"),), 0, (Span("貓", 1),))
+    items = TASKS["read"]().items(short, encoding, np.random.default_rng(0)) * 6  # first, and in the last chunk
     text = MIXED + PARAGRAPHS[0]
-    items = []
     for answer in ("鯨魚唱歌", "港口", "１", "年"):
         spans = (Span(answer, text.index(answer)),) if answer in text else ()
         example = QAExample(answer, "哪裡？", (Context(text, "0"),), 0, spans, impossible=not spans)
@@ -199,6 +201,7 @@ def test_the_loss_of_read_is_the_mean_of_start_and_end_over_tokens_that_may_answ
     labels = {item.label for item in items}
     assert (0, 0) in labels
     assert len(labels) > 3
+    assert len(collate(items, TOKENS, PAD).chunks) > 1
     expected = 0.0
     for item in items:
         (window,) = item.windows

@@ -35,6 +35,7 @@ TINY = TrainSettings(
     batch_tokens=512,
     eval_every=5,
     save_every=3,
+    threads=1,
 )
 
 
@@ -217,7 +218,7 @@ def _write_files(folder, data):
 def _command(folder, run):
     flags = {
         "layers": 1, "hidden": 16, "heads": 2, "intermediate": 32, "positions": 96, "window": 64, "overlap": 10,
-        "lr": 0.01, "epochs": 12, "batch-tokens": 512, "eval-every": 5, "save-every": 3,
+        "lr": 0.01, "epochs": 12, "batch-tokens": 512, "eval-every": 5, "save-every": 3, "threads": 1,
     }  # fmt: skip
     command = [sys.executable, "-m", "zhaiju.cli", "train", "select", "--scratch", "-o", str(run)]
     command += ["--train", str(folder / "train.json"), "--context", str(folder / "context.json")]
@@ -267,7 +268,7 @@ def test_a_run_killed_at_random_and_resumed_ends_with_the_same_weights(uninterru
     assert _equal(run / "last", whole / "last")
     assert _equal(run / "best", whole / "best")
     assert _without_times(run) == _without_times(whole)
-    assert not [path for path in run.rglob("*.tmp")]
+    assert not list(run.rglob("*.tmp"))
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -267,7 +268,7 @@ def evaluate(
     examples = _read_examples(data, context, skip_faulty)
     engine, checkpoint, name = _load(what, task, window, overlap, precision, batch_tokens)
     chosen = _task(name, checkpoint, max_answer_chars)
-    with ui.progress("evaluating", len(examples)) as advance:
+    with _reading(data), ui.progress("evaluating", len(examples)) as advance:
         report, predictions = evaluation.evaluate(engine, chosen, examples, progress=advance)
     kinds: list[str] = []
     if name == "read":
@@ -301,7 +302,7 @@ def predict(
     """Predict and write the predictions. select gives the index (or name) of a paragraph, read a quote."""
     examples = _read_examples(data, context, skip_faulty)
     engine, checkpoint, name = _load(what, task, window, overlap, precision, batch_tokens)
-    with ui.progress("predicting", len(examples)) as advance:
+    with _reading(data), ui.progress("predicting", len(examples)) as advance:
         predictions = list(engine.predict(_task(name, checkpoint, max_answer_chars), examples, progress=advance))
     _write_predictions(output, predictions)
     _print_figures(str(output), {"count": len(predictions)}, as_json)
@@ -360,7 +361,7 @@ def answer(
     answerer = Answerer(reading, selecting, read_task=task, joint=PIPELINE if pipeline else None)
     if fit is not None:
         labelled = _read_examples(fit, context, skip_faulty)
-        with ui.progress("fitting k and λ", len(labelled)) as advance:
+        with _reading(fit), ui.progress("fitting k and λ", len(labelled)) as advance:
             joint, grid = answerer.fit(labelled, progress=advance)
         best = next(entry for entry in grid if (entry["k"], entry["weight"]) == (joint.k, joint.weight))
         about = {
@@ -383,7 +384,7 @@ def answer(
     if k is not None or weight is not None:
         now = answerer.joint
         answerer.joint = Joint(now.k if k is None else k, now.weight if weight is None else weight)
-    with ui.progress("answering", len(examples)) as advance:
+    with _reading(questions), ui.progress("answering", len(examples)) as advance:
         predictions = list(answerer.predict(examples, progress=advance))
     _write_predictions(output, predictions)
     report: dict[str, Any] = {
@@ -443,6 +444,15 @@ def score(
         print({name: report[name] for name in primary})
         others = ", ".join(f"{name} {value:.4f}" for name, value in report.items() if name not in (*primary, "missing"))
         ui.note(f"{others}; words cut by {metrics.segmenter()}")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Name the file in an error about one of its rows that comes up only when the row is used."""
+    try:
+        yield
+    except DataError as error:
+        raise error.located(file=path) from None
 
 
 def _known_task(task: str) -> None:
@@ -514,7 +524,7 @@ def _write_details(path: Path, predictions: Sequence[Any], kinds: Sequence[str])
             values = asdict(prediction)
             if kinds:
                 values["outcome"] = kinds[place]
-            stream.write(json.dumps(values, ensure_ascii=False) + "\n")
+            stream.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _read_predictions(path: Path) -> dict[str, str | int]:

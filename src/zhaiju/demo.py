@@ -80,8 +80,7 @@ def demo(sample: Path, run: Path) -> dict[str, dict[str, float]]:
     contexts = load_contexts(sample / "context.json")
     examples = list(read_qa(sample / "held_out.json", contexts=contexts))
     reading = load(run / "read", "read")
-    task = read_task(reading)
-    answerer = Answerer(make_engine(reading), make_engine(load(run / "select", "select")), read_task=task)
+    answerer = Answerer(make_engine(reading), make_engine(load(run / "select", "select")), read_task=read_task(reading))
     predictions = list(answerer.predict(examples))
     out = ui.console()
     out.print(f"\nHeld-out questions, {SHOWN} of {len(examples)}:\n", style="bold")
@@ -125,7 +124,13 @@ def compare(examples: Sequence, predictions: Sequence, texts: Sequence[str]) -> 
         em, f1 = (sum(column) / len(guesses) for column in zip(*guesses, strict=True))
         rows["chance"].append((1 / len(candidates), em, f1))
     return {
-        name: dict(zip(("accuracy", "em", "f1"), (sum(column) / len(values) for column in zip(*values, strict=True)), strict=True))
+        name: dict(
+            zip(
+                ("accuracy", "em", "f1"),
+                (sum(column) / len(values) for column in zip(*values, strict=True)),
+                strict=True,
+            )
+        )
         for name, values in rows.items()
     }
 

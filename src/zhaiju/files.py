@@ -74,8 +74,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def atomic_directory(path: Path, fill: Callable[[Path], None]) -> None:
     """Make the directory `path` by `fill(temporary)`, so that it appears only once it is whole.
 
-    An existing `path` is replaced. Left-overs of a killed writer are named `.<name>.*.tmp` and removed by the
-    next one.
+    An existing `path` is removed just before, so write under a new name what others point at. Left-overs of a
+    killed writer are named `.<name>.*.tmp` and removed by the next one.
     """
     with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)

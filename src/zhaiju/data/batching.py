@@ -10,28 +10,34 @@ from collections.abc import Sequence
 import numpy as np
 
 POOL_BATCHES = 50
+SMALL_BATCH = 4
 
 
-def by_budget(lengths: Sequence[int], budget: int, *, most: int | None = None) -> list[list[int]]:
+def by_budget(lengths: Sequence[int], budget: int, *, most: int | None = None, waste: float = 1.0) -> list[list[int]]:
     """Group indices so that (longest in the group) x (group size) stays within `budget`.
 
     Args:
         lengths: Tokens of each item.
         budget: Tokens of a batch, padding included. An item longer than that gets a batch of its own.
         most: Most items in a batch.
+        waste: Largest share of a batch that may be padding, 0..1; batches of up to 4 items may waste more.
 
     Returns:
         Lists of indices, longest items first, each index exactly once. Deterministic.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     batches: list[list[int]] = []
+    real = 0
     for index in order:
-        if batches:
-            last = batches[-1]
-            if (len(last) + 1) * lengths[last[0]] <= budget and (most is None or len(last) < most):
-                last.append(index)
-                continue
-        batches.append([index])
+        last = batches[-1] if batches else []
+        padded = (len(last) + 1) * lengths[last[0]] if last else 0
+        fits = padded <= budget and (most is None or len(last) < most)
+        if last and fits and (len(last) < SMALL_BATCH or real + lengths[index] >= padded * (1 - waste)):
+            last.append(index)
+            real += lengths[index]
+        else:
+            batches.append([index])
+            real = lengths[index]
     return batches
 
 

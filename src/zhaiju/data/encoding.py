@@ -133,7 +133,7 @@ class Encoding:
     @cached_property
     def template(self) -> Template:
         """Learnt from the tokenizer by giving it a pair of one-letter texts."""
-        probe = self.tokenizer("a", "b")
+        probe = self.tokenizer("a", "b", return_token_type_ids=True)  # RoFormer gives none unless asked
         ids = list(probe["input_ids"])
         types = list(probe.get("token_type_ids") or [0] * len(ids))
         sides = probe.sequence_ids(0)

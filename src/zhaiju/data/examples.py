@@ -7,7 +7,7 @@ half-open: `context[start:end]`. They are checked on construction, so whoever ho
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from zhaiju.errors import DataError, verbatim
 
@@ -182,7 +182,7 @@ class ReadPrediction:
         source: Name of the context.
         n_best: The best spans, best first, `answer` among them.
         null_score: Best span's logit subtracted from the no-answer logit; above the threshold in use the
-            answer is empty. None where the task was not asked for it.
+            answer is empty. None where there is no span to compare with.
         index: Index of the context in the example's `contexts`.
         selected: Probability of the paragraph where one was selected, else None.
     """
@@ -197,4 +197,3 @@ class ReadPrediction:
     null_score: float | None = None
     index: int = 0
     selected: float | None = None
-    extra: dict[str, float] = field(default_factory=dict, compare=False)

@@ -17,7 +17,7 @@ from zhaiju.data.batching import by_budget
 from zhaiju.data.encoding import Encoding, Window
 from zhaiju.errors import CheckpointError, DataError
 from zhaiju.inference.backends import Backend
-from zhaiju.modeling.network import pad
+from zhaiju.modeling.network import PADDING_TOLERATED, pad
 from zhaiju.tasks.base import Task
 
 POOL_EXAMPLES = 256
@@ -103,7 +103,7 @@ class Engine:
     def _run(self, task: Task[Any, Any], prepared: list[tuple[Any, list[Window]]]) -> Iterator[Any]:
         windows = [window for _, ours in prepared for window in ours]
         results: list[Any] = [None] * len(windows)
-        for batch in by_budget([len(window) for window in windows], self.batch_tokens):
+        for batch in by_budget([len(window) for window in windows], self.batch_tokens, waste=PADDING_TOLERATED):
             chunk = pad([windows[index] for index in batch], self.backend.pad_id, batch)
             logits = self.backend.run(chunk)
             if not np.isfinite(logits).all():

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zhaiju.data.batching import by_budget
 from zhaiju.data.encoding import Window
 from zhaiju.tasks.base import Head, Item
 
-PADDING_TOLERATED = 0.05
-MIN_CHUNK = 4
+PADDING_TOLERATED = 0.04
 
 
 @dataclass(slots=True)
@@ -88,18 +88,8 @@ def pad(windows: Sequence[Window], pad_id: int, rows: Sequence[int] = ()) -> Chu
 def collate(items: Sequence[Item], head: Head, pad_id: int) -> Batch:
     """Make a batch of items; their windows are cut into chunks of which little is padding."""
     windows = [window for item in items for window in item.windows]
-    order = sorted(range(len(windows)), key=lambda index: -len(windows[index]))
-    groups: list[list[int]] = [[]]
-    real = 0
-    for index in order:
-        group = groups[-1]
-        if len(group) >= MIN_CHUNK:
-            padded = len(windows[group[0]]) * (len(group) + 1)
-            if real + len(windows[index]) < padded * (1 - PADDING_TOLERATED):
-                group, real = [], 0
-                groups.append(group)
-        group.append(index)
-        real += len(windows[index])
+    lengths = [len(window) for window in windows]
+    groups = by_budget(lengths, sum(lengths) * len(lengths), waste=PADDING_TOLERATED)
     chunks = [pad([windows[index] for index in group], pad_id, group) for group in groups]
     if head.over == "choices":
         choices = 1 + max(window.choice for window in windows)

@@ -82,14 +82,14 @@ class ReadTask:
             for start, end, logit in found
         ]
         if not n_best:
-            return ReadPrediction(example.id, "", 0, 0, 0.0, context.source, null_score=np.inf, index=index)
+            return ReadPrediction(example.id, "", 0, 0, 0.0, context.source, index=index)
         best = n_best[0]
         # A window without the answer says so, and is right; the question has none only if every window says so.
-        null_score = min(float(value[0, 0]) + float(value[1, 0]) for value in logits) - best.logit
+        null = min(float(value[0, 0]) + float(value[1, 0]) for value in logits)
+        null_score = null - best.logit
         if self.null_threshold is not None and null_score > self.null_threshold:
-            return ReadPrediction(
-                example.id, "", 0, 0, 1 - best.score, context.source, tuple(n_best), null_score, index
-            )
+            score = float(np.exp(null - np.logaddexp(null, evidence)))  # "no answer" against all spans together
+            return ReadPrediction(example.id, "", 0, 0, score, context.source, tuple(n_best), null_score, index)
         return ReadPrediction(
             example.id,
             best.text,

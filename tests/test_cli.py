@@ -1,0 +1,292 @@
+import ast
+import csv
+import json
+import os
+import subprocess
+import sys
+from importlib.resources import files as resources
+
+import pytest
+
+from zhaiju import cli
+
+SAMPLE = resources("zhaiju.starter") / "sample"
+SHAPE = ["--scratch", "--layers", "1", "--hidden", "16", "--heads", "2", "--intermediate", "32", "--lr", "0.001"]
+
+
+@pytest.fixture
+def run(capfd, monkeypatch):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["zhaiju", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capfd.readouterr()
+        return stopped.value.code, out, err
+
+    return call
+
+
+def refused(result):
+    """The one line of a refusal: exit code 2, nothing on stdout, no traceback."""
+    code, out, err = result
+    assert code == 2, err
+    assert out == ""
+    lines = [line for line in err.splitlines() if line.startswith("zhaiju: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in err
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A selector and a reader, tiny and hardly trained, made by the command line itself."""
+    folder = tmp_path_factory.mktemp("runs")
+    for task in ("select", "read"):
+        command = [sys.executable, "-m", "zhaiju.cli", "train", task, *SHAPE, "--max-steps", "3", "--window", "256"]
+        command += ["--train", str(SAMPLE / "train.json"), "--context", str(SAMPLE / "context.json")]
+        subprocess.run([*command, "-o", str(folder / task)], check=True, capture_output=True)
+    return folder
+
+
+def test_help_of_every_command_has_an_example(run):
+    for command in ("check", "tokens", "train", "evaluate", "predict", "answer", "score"):
+        code, out, _ = run(command, "--help")
+        assert code == 0
+        assert f"Example: zhaiju {command} " in " ".join(out.split())
+
+
+def test_every_setting_is_a_flag_with_its_doc(run):
+    _, out, _ = run("train", "--help")
+    text = " ".join(out.split())
+    assert "--no-answer-rate" in text
+    assert "Highest learning rate (AdamW)." in text
+
+
+def test_tokens_shows_offsets_into_the_text(run):
+    code, out, _ = run("tokens", "兩河文明 30000元", "--json")
+    rows = json.loads(out)
+    assert code == 0
+    assert "".join(row["text"] for row in rows) == "兩河文明 30000元"
+    assert rows[0] == {"index": 0, "token": "兩", "id": rows[0]["id"], "start": 0, "end": 1, "text": "兩"}
+
+
+def test_tokens_of_a_checkpoint(run, pair):
+    code, out, _ = run("tokens", "竹圍街", "--encoder", pair / "read", "--json")
+    assert code == 0
+    assert [row["text"] for row in json.loads(out)] == ["竹", "圍", "街"]
+
+
+def test_check_reports_the_sample_healthy(run):
+    code, out, _ = run("check", SAMPLE / "train.json", "--context", SAMPLE / "context.json", "--json", "--strict")
+    report = json.loads(out)
+    assert code == 0
+    assert (report["answers_total"], report["answers_misaligned"], report["answers_lost"]) == (260, 0, 0)
+
+
+def test_check_strict_fails_on_a_misaligned_answer_and_names_the_nearest_place(run, tmp_path):
+    row = {"id": "a", "question": "誰？", "context": "老王和老李都來了。", "answers": [{"text": "老李", "start": 0}]}
+    (tmp_path / "d.json").write_text(json.dumps([row]), "utf-8")
+    code, out, _ = run("check", tmp_path / "d.json", "--strict")
+    assert code == 1
+    assert "row a: answers: '老李' is not at 0, found '老王'; the text occurs at 3" in out
+
+
+def test_the_whole_path_select_read_answer_score(run, pair, tmp_path):
+    context, held_out = SAMPLE / "context.json", SAMPLE / "held_out.json"
+    code, out, _ = run("evaluate", pair / "select", held_out, "--context", context, "--json")
+    assert code == 0
+    assert json.loads(out)["count"] == 60
+    code, out, _ = run("evaluate", pair / "read", held_out, "--context", context, "--json")
+    report = json.loads(out)
+    assert {"em", "f1", "em_cmrc", "f1_cmrc", "em_drcd", "f1_drcd", "em_low", "em_high"} <= set(report)
+    assert report["selector_miss"] == 0  # the right paragraph is given
+    kinds = ("correct", "lost_to_windows", "boundary", "wrong_span", "length_cap", "no_answer")
+    assert sum(report[kind] for kind in kinds) == 60
+    predictions, details = tmp_path / "predictions.json", tmp_path / "details.jsonl"
+    code, out, _ = run(
+        "answer", context, held_out, "--selector", pair / "select", "--reader", pair / "read",
+        "-o", predictions, "--details", details, "--json",
+    )  # fmt: skip
+    assert code == 0
+    answered = json.loads(out)
+    paragraphs = json.loads(context.read_text("utf-8"))
+    for line in details.read_text("utf-8").splitlines():
+        entry = json.loads(line)
+        assert paragraphs[int(entry["source"])][entry["start"] : entry["end"]] == entry["answer"]
+    code, out, _ = run("score", held_out, predictions)
+    scored = ast.literal_eval(out)
+    assert list(scored) == ["count", "em", "f1"]
+    assert scored == {name: answered[name] for name in scored}
+
+
+def test_fitted_k_and_weight_are_kept_with_the_pair(run, pair, tmp_path):
+    arguments = ["answer", SAMPLE / "context.json", SAMPLE / "held_out.json", "--selector", pair / "select"]
+    arguments += ["--reader", pair / "read", "-o", tmp_path / "p.json", "--json"]
+    code, out, err = run(*arguments, "--fit", SAMPLE / "train.json")
+    assert code == 0
+    assert "pipeline" in err
+    fitted = json.loads(out)
+    _, out, err = run(*arguments)
+    assert json.loads(out) == fitted
+    assert "not fitted" not in err
+    _, out, _ = run(*arguments, "--pipeline")
+    assert (json.loads(out)["k"], json.loads(out)["weight"]) == (1, 0.0)
+
+
+def test_unlabelled_questions_give_submissions_in_both_layouts(run, pair, tmp_path):
+    rows = json.loads((SAMPLE / "held_out.json").read_text("utf-8"))[:5]
+    bare = [{name: row[name] for name in ("id", "question", "paragraphs")} for row in rows]
+    (tmp_path / "private.json").write_text(json.dumps(bare), "utf-8")
+    arguments = ["answer", SAMPLE / "context.json", tmp_path / "private.json", "--reader", pair / "read"]
+    arguments += ["--selector", pair / "select"]
+    assert run(*arguments, "-o", tmp_path / "out.json")[0] == 0
+    assert run(*arguments, "-o", tmp_path / "out.csv")[0] == 0
+    submission = json.loads((tmp_path / "out.json").read_text("utf-8"))
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as stream:
+        table = {row["id"]: row["answer"] for row in csv.DictReader(stream)}
+    assert submission == table
+    assert list(submission) == [row["id"] for row in rows]
+    code, _, _ = run(
+        "predict", pair / "select", tmp_path / "private.json", "--context", SAMPLE / "context.json",
+        "-o", tmp_path / "chosen.json",
+    )  # fmt: skip
+    assert code == 0
+    chosen = json.loads((tmp_path / "chosen.json").read_text("utf-8"))
+    assert all(chosen[row["id"]] in row["paragraphs"] for row in rows)
+    code, out, _ = run("score", SAMPLE / "held_out.json", tmp_path / "chosen.json", "--json")
+    assert code == 0
+    assert json.loads(out)["missing_ids"] == [
+        row["id"] for row in json.loads((SAMPLE / "held_out.json").read_text("utf-8"))[5:]
+    ]
+
+
+def test_predictions_of_a_csv_score_as_those_of_a_json(run, tmp_path):
+    gold = json.loads((SAMPLE / "held_out.json").read_text("utf-8"))
+    answers = {row["id"]: row["answers"][0]["text"] for row in gold[:30]}
+    (tmp_path / "p.json").write_text(json.dumps(answers), "utf-8")
+    with (tmp_path / "p.csv").open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([("id", "answer"), *answers.items()])
+    _, first, err = run("score", SAMPLE / "held_out.json", tmp_path / "p.json")
+    _, second, _ = run("score", SAMPLE / "held_out.json", tmp_path / "p.csv")
+    assert first == second == "{'count': 60, 'em': 0.5, 'f1': 0.5}\n"
+    assert "30 of 60 ids have no prediction and score 0: sample-" in err
+
+
+BAD_QUESTIONS = {
+    "empty file": (b"", "not a data file"),
+    "truncated": (b'[{"id": "a", "question": "\xe8\xaa\xb0', "the file ends too early"),
+    "wrong encoding": ('[{"id": "甲"}]'.encode("big5"), "not UTF-8"),
+    "NaN": (b'[{"id": NaN}]', "found 'NaN'"),
+    "missing key": (b'[{"id": "a", "paragraphs": [0]}]', "row a: question: missing"),
+    "wrong type": (b'[{"id": "a", "question": 5, "paragraphs": [0]}]', "row a: question: wrong type, found 5"),
+    "empty question": (b'[{"id": "a", "question": " ", "paragraphs": [0]}]', "row a: question: empty text"),
+    "no candidates": (b'[{"id": "a", "question": "x", "paragraphs": []}]', "row a: paragraphs: no candidate"),
+    "index out of range": (
+        b'[{"id": "a", "question": "x", "paragraphs": [99]}]',
+        "row a: paragraphs: out of range, found 99",
+    ),
+    "repeated id": (
+        b'[{"id": "a", "question": "x", "paragraphs": [0]}, {"id": "a", "question": "x", "paragraphs": [0]}]',
+        "row a: id: repeated id",
+    ),
+    "question longer than the window": (
+        json.dumps([{"id": "a", "question": "長" * 600, "paragraphs": [0]}]).encode(),
+        "row a: question: the question does not fit the window of 256 tokens, found 600 tokens",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD_QUESTIONS)
+def test_bad_questions_are_refused_in_one_line_and_nothing_is_written(run, pair, tmp_path, kind):
+    content, message = BAD_QUESTIONS[kind]
+    (tmp_path / "q.json").write_bytes(content)
+    line = refused(
+        run(
+            "answer",
+            SAMPLE / "context.json",
+            tmp_path / "q.json",
+            "--reader",
+            pair / "read",
+            "-o",
+            tmp_path / "out.json",
+        )
+    )
+    assert message in line
+    assert "q.json" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["q.json"]
+
+
+def test_a_paragraph_of_a_megabyte_is_read_whole(run, pair, tmp_path):
+    text = "山下有一間很小的書店。" * 30_000 + "店主姓裘。"
+    (tmp_path / "q.json").write_text(json.dumps([{"id": "a", "question": "店主姓什麼？", "context": text}]), "utf-8")
+    code, _, err = run("predict", pair / "read", tmp_path / "q.json", "-o", tmp_path / "out.jsonl")
+    assert code == 0, err
+    entry = json.loads((tmp_path / "out.jsonl").read_text("utf-8"))
+    assert text[entry["start"] : entry["end"]] == entry["answer"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "nowhere/at/all", "q.json"], "no such directory: 'nowhere/at/all'"),
+        (["evaluate", ".", "q.json"], "holds no checkpoint"),
+        (["check", "nowhere.json"], "nowhere.json: no such file"),
+        (["train", "chess", "--scratch", "--train", "q.json", "-o", "run"], "task 'chess' is not one of select, read"),
+        (["train", "read", "--train", "q.json", "-o", "run"], "no encoder"),
+        (["train", "read", "--scratch", "--train", "q.json", "-o", "run", "--lr", "fast"], "Invalid value for '--lr'"),
+        (["train", "read", "--scratch", "--train", "q.json", "-o", "run", "--dropout", "2"], "expected 0 to 0.9"),
+        (["tokens", ""], "text: empty text"),
+        (["frobnicate"], "No such command"),
+        (["score", "q.json", "q.json"], "not a predictions file"),
+    ],
+)
+def test_wrong_usage_is_one_line(run, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    row = {"id": "a", "question": "誰？", "context": "老王來了。", "answers": [{"text": "老王", "start": 0}]}
+    (tmp_path / "q.json").write_text(json.dumps([row]), "utf-8")
+    assert message in refused(run(*arguments))
+    assert [path.name for path in tmp_path.iterdir()] == ["q.json"]
+
+
+def test_corrupted_weights_are_refused(run, pair, tmp_path):
+    import shutil
+
+    shutil.copytree((pair / "read" / "best").resolve(), tmp_path / "broken")
+    weights = tmp_path / "broken" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    line = refused(run("evaluate", tmp_path / "broken", SAMPLE / "held_out.json", "--context", SAMPLE / "context.json"))
+    assert f"cannot load {tmp_path / 'broken'}" in line
+
+
+def test_a_full_disk_leaves_the_old_file_alone(pair, tmp_path):
+    (tmp_path / "out.jsonl").write_text("old", "utf-8")
+    limited = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); sys.dont_write_bytecode = True; "
+        "from zhaiju.cli import main; main()"
+    )
+    command = [sys.executable, "-c", limited, "predict", pair / "read", SAMPLE / "held_out.json"]
+    command += ["--context", SAMPLE / "context.json", "-o", tmp_path / "out.jsonl"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert f"zhaiju: cannot write {tmp_path / 'out.jsonl'}: File too large" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (tmp_path / "out.jsonl").read_text("utf-8") == "old"
+    assert os.listdir(tmp_path) == ["out.jsonl"]
+
+
+def test_no_write_permission_is_said(run, pair, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(args))
+
+    monkeypatch.setattr("zhaiju.files.tempfile.mkstemp", refuse)  # root may write anywhere, so the system is played
+    arguments = ["predict", pair / "read", SAMPLE / "held_out.json", "--context", SAMPLE / "context.json"]
+    line = refused(run(*arguments, "-o", tmp_path / "out.json"))
+    assert line == f"zhaiju: cannot write {tmp_path / 'out.json'}: Permission denied"
+
+
+def test_control_characters_of_a_document_never_reach_the_terminal(run, tmp_path):
+    code, out, _ = run("tokens", "a\x1b[31mb")
+    assert code == 0
+    assert "\x1b" not in out
+    assert "\\x1b" in out

@@ -17,6 +17,7 @@ from zhaiju.data.batching import by_budget
 from zhaiju.data.encoding import Encoding, Window
 from zhaiju.errors import CheckpointError, DataError
 from zhaiju.inference.backends import Backend
+from zhaiju.modeling.memory import trim
 from zhaiju.modeling.network import PADDING_TOLERATED, pad
 from zhaiju.tasks.base import Task
 
@@ -91,6 +92,7 @@ class Engine:
             while prepared := pending.result():
                 pending = executor.submit(prepare)
                 yield from self._run(task, prepared)
+                trim()
                 if progress is not None:
                     progress(len(prepared))
 

@@ -20,8 +20,11 @@ from zhaiju.config import TrainSettings
 from zhaiju.data.batching import for_epoch
 from zhaiju.data.encoding import Encoding
 from zhaiju.errors import DataError, TrainingError
+from zhaiju.modeling.memory import trim
 from zhaiju.modeling.network import Network, collate
 from zhaiju.tasks.base import Item, Task
+
+TRIM_STEPS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +267,8 @@ class Loop:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
+        if self.step % TRIM_STEPS == 0:
+            trim()
         self.position += 1
         epoch = self.epoch + self.position / groups
         return Stepped(self.step, epoch, loss, lr, norm, total, tokens, padded, time.perf_counter() - began)

@@ -1,0 +1,30 @@
+"""Memory that was freed, given back to the system.
+
+Batches filled by tokens differ in shape from step to step. glibc's allocator keeps the holes that this leaves: a
+training of 957 steps was seen to grow to 6.8 GB that way, where it needs about 1 GB. Trimming now and then costs
+nothing that could be measured; never keeping large blocks at all (M_MMAP_THRESHOLD) cost 40 % of the time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from functools import lru_cache
+from typing import Any
+
+
+def trim() -> None:
+    """Give freed memory back; does nothing where the C library cannot."""
+    function = _malloc_trim()
+    if function is not None:
+        function(0)
+
+
+@lru_cache(maxsize=1)
+def _malloc_trim() -> Any:
+    if sys.platform != "linux":
+        return None
+    try:
+        return ctypes.CDLL("libc.so.6").malloc_trim
+    except (OSError, AttributeError):  # musl has neither the name nor the need
+        return None

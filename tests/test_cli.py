@@ -290,3 +290,12 @@ def test_control_characters_of_a_document_never_reach_the_terminal(run, tmp_path
     assert code == 0
     assert "\x1b" not in out
     assert "\\x1b" in out
+
+
+def test_course_rows_find_the_context_file_beside_them_or_ask_for_it(run, tmp_path):
+    code, out, _ = run("check", SAMPLE / "held_out.json", "--json")
+    assert code == 0
+    assert json.loads(out)["answers_total"] == 60
+    (tmp_path / "alone.json").write_bytes((SAMPLE / "held_out.json").read_bytes())
+    line = refused(run("check", tmp_path / "alone.json"))
+    assert "alone.json: course rows need their context file, expected --context FILE" in line

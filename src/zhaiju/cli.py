@@ -38,7 +38,10 @@ app = typer.Typer(
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 ContextFile = Annotated[
-    Path | None, typer.Option("--context", help="The course layout's paragraphs, a JSON list of texts.")
+    Path | None,
+    typer.Option(
+        "--context", help="The course layout's paragraphs, a JSON list of texts. Default: context.json beside the data."
+    ),
 ]
 Window = Annotated[int | None, typer.Option(help="Most tokens of a window. Default: as trained, else 384.")]
 Overlap = Annotated[int | None, typer.Option(help="Characters shared by neighbouring windows. Default: as trained.")]
@@ -482,9 +485,10 @@ def _task(name: str, checkpoint: Checkpoint, max_answer_chars: int | None) -> An
 
 
 def _read_examples(data: Path, context: Path | None, skip_faulty: bool) -> list[QAExample]:
-    from zhaiju.data.formats import ReadLog, load_contexts, read_qa
+    from zhaiju.data.formats import ReadLog, context_file, load_contexts, read_qa
 
     log = ReadLog(skip_faulty=skip_faulty)
+    context = context or context_file(data)
     examples = list(read_qa(data, contexts=load_contexts(context) if context else None, log=log))
     _report_log(log)
     return examples

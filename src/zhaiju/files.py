@@ -43,9 +43,11 @@ def atomic_open(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
             with path.open("w", encoding="utf-8") as stream:
                 yield stream
             return
+        path = path.resolve()  # a link stays a link
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
+            # What is no Unicode, such as a byte of a file's name, becomes an escape that JSON knows too.
+            with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -94,6 +96,20 @@ def atomic_directory(path: Path, fill: Callable[[Path], None]) -> None:
             os.replace(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_directory(path.parent)
+
+
+def atomic_file(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make the file `path` by `fill(temporary)`, so that it replaces an older one only once it is whole."""
+    with writing_to(path):
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            fill(temporary)
+            _sync_file(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
             raise
         sync_directory(path.parent)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 15.0
 AROUND_CHARS = 60
+MARKS = ("⟦", "⟧")  # around a quote where there is no colour
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -119,7 +120,8 @@ def quote(context: str, prediction: ReadPrediction, *, whole: bool = False) -> T
     right = len(context) if whole else min(len(context), end + AROUND_CHARS)
     text = Text("…" if left else "")
     text.append(visible(context[left:start]))
-    text.append(visible(context[start:end]), style="bold black on yellow")
+    before, after = ("", "") if sys.stdout.isatty() else MARKS
+    text.append(before + visible(context[start:end]) + after, style="bold black on yellow")
     text.append(visible(context[end:right]))
     text.append("…" if right < len(context) else "")
     return text

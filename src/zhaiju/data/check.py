@@ -10,7 +10,7 @@ from typing import Any
 
 from zhaiju.data.encoding import Encoding, cover, locate, slice_of
 from zhaiju.data.examples import Context, QAExample, Span
-from zhaiju.data.formats import Misaligned, ReadLog, load_contexts, parse_row, rows
+from zhaiju.data.formats import Misaligned, ReadLog, context_file, load_contexts, parse_row, rows
 from zhaiju.errors import DataError
 
 REPEATED_ANSWER_OCCURRENCES = 2
@@ -99,7 +99,7 @@ def check_files(
 
     Args:
         paths: The files.
-        context: The context file of course rows.
+        context: The context file of course rows; None: `context.json` beside them.
         make_encoding: Gives the encoding, from the texts of a file.
         count_unknown: Whether the encoding has a vocabulary of its own, so that unknown tokens mean something.
         limit: Longest quote, in characters, for `answers_over_limit`.
@@ -112,6 +112,8 @@ def check_files(
     used: list[set[str]] = []
     reports = []
     for path in paths:
+        if contexts is None and (beside := context_file(path)) is not None:
+            contexts = load_contexts(beside)
         report, examples = _read_all(path, contexts)
         texts = {context.text for example in examples for context in example.contexts}
         report.contexts = len(texts)

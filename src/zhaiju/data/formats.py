@@ -92,6 +92,26 @@ def load_contexts(path: str | Path) -> list[Context]:
     return contexts
 
 
+def context_file(path: str | Path) -> Path | None:
+    """The context file that a file of course rows needs: `context.json` beside it. None for other layouts.
+
+    Raises:
+        DataError: there is none beside it, or the file cannot be read.
+    """
+    path = Path(path)
+    first = next(rows(path), None)
+    if first is None or first.layout != "course":
+        return None
+    beside = path.with_name("context.json")
+    if not beside.is_file():
+        raise DataError(
+            "course rows need their context file",
+            file=path,
+            expected="--context FILE, a list of texts, or a context.json beside it",
+        )
+    return beside
+
+
 def read_qa(
     path: str | Path, *, contexts: Sequence[Context] | None = None, log: ReadLog | None = None
 ) -> Iterator[QAExample]:

@@ -16,6 +16,7 @@ state; continuing from it gives the weights that an uninterrupted run would have
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -37,7 +38,7 @@ import torch
 from zhaiju import files
 from zhaiju.config import TrainSettings, differences, load_settings
 from zhaiju.data.examples import QAExample
-from zhaiju.data.formats import ReadLog, load_contexts, read_qa
+from zhaiju.data.formats import ReadLog, context_file, load_contexts, read_qa
 from zhaiju.errors import ConfigError, DataError
 from zhaiju.inference.backends import TorchBackend
 from zhaiju.inference.engine import Engine
@@ -105,6 +106,7 @@ def load_train_data(
         DataError: a file does not hold what its layout promises, or an id stands in two training files.
     """
     log = ReadLog(skip_faulty=skip_faulty)
+    context = context or context_file(train[0])
     contexts = load_contexts(context) if context else None
     fingerprints = []
     if context:
@@ -184,9 +186,25 @@ def train(
         on_progress: Called with the number of dev examples done during evaluations.
 
     Raises:
-        ConfigError: the directory holds a run with other settings or data, or something else.
+        ConfigError: the directory holds a run with other settings or data, or something else, or another process
+            is training into it.
+        DataError: a dev example cannot be scored.
         TrainingError: see `Loop`.
     """
+    _check_dev(task_name, data)
+    with _alone(run):
+        return _train(task_name, settings, data, run, overwrite, on_event, on_progress)
+
+
+def _train(
+    task_name: str,
+    settings: TrainSettings,
+    data: TrainData,
+    run: Path,
+    overwrite: bool,
+    on_event: Callable[[Event], None],
+    on_progress: Callable[[int], None] | None,
+) -> RunResult:
     resumed = _claim(run, task_name, settings, data, overwrite=overwrite)
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     torch.manual_seed(settings.seed)
@@ -238,11 +256,50 @@ def train(
     return result
 
 
+def _check_dev(task: str, data: TrainData) -> None:
+    """Refuse dev data that the first evaluation, perhaps hours away, could not score."""
+    if not data.dev:
+        raise DataError("no dev example to judge the training on", expected="at least one")
+    for example in data.dev:
+        if example.relevant is None if task == "select" else not (example.gold or example.impossible):
+            field = "relevant" if task == "select" else "answers"
+            raise DataError("a dev example without what it could be scored against", row=example.id, field=field)
+
+
+@contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """Keep a second process out of the run's directory. The lock ends with the process, however that ends."""
+    if run.exists() and not run.is_dir():
+        raise ConfigError(f"{run} exists and is not a run; use another -o")
+    with files.writing_to(run):
+        run.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(run, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(f"another process is training into {run}; wait for it, or use another -o") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _empty(run: Path) -> None:
+    """Remove what is in a run's directory, the file that makes it a run last."""
+    with files.writing_to(run):
+        for entry in sorted(run.iterdir(), key=lambda entry: entry.name == "config.toml"):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+
 def _claim(run: Path, task: str, settings: TrainSettings, data: TrainData, *, overwrite: bool) -> Path | None:
     """Make the directory a run's, or find the checkpoint that it goes on from."""
     about = {"task": task, "data": data.fingerprints}
     if overwrite and (run / "config.toml").is_file():
-        shutil.rmtree(run)
+        _empty(run)
     if (run / "config.toml").is_file():
         changed = differences(load_settings(run / "config.toml", {}), settings)
         if changed:
@@ -250,13 +307,14 @@ def _claim(run: Path, task: str, settings: TrainSettings, data: TrainData, *, ov
                 f"{run} holds a run with other settings ({'; '.join(changed)}); use another -o or --overwrite"
             )
         old = json.loads((run / "environment.json").read_text("utf-8"))
-        if old["task"] != task or [entry["sha256"] for entry in old["data"]] != [
-            entry["sha256"] for entry in data.fingerprints
+        if old["task"] != task or [(entry["role"], entry["sha256"]) for entry in old["data"]] != [
+            (entry["role"], entry["sha256"]) for entry in data.fingerprints
         ]:
             raise ConfigError(f"{run} holds a run for another task or other data; use another -o or --overwrite")
         last = run / "last"
         return last.resolve() if (last / STATE_FILE).is_file() else None
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+    # A kill may have come before config.toml was there.
+    if any(entry.name != "environment.json" and entry.suffix != ".tmp" for entry in run.iterdir()):
         raise ConfigError(f"{run} exists and is not a run; use another -o")
     files.write_json(run / "environment.json", environment() | {"seed": settings.seed} | about)
     files.write_text(run / "config.toml", settings.to_toml())
@@ -293,7 +351,11 @@ def _save(run: Path, loop: Loop, checkpoint: Checkpoint, meta: Meta) -> None:
         save(temporary, checkpoint.network, checkpoint.encoding, meta)
         torch.save(loop.state_dict(), temporary / STATE_FILE)
 
-    files.atomic_directory(directory, fill)
+    if (run / "last").resolve() == directory.resolve() and (directory / STATE_FILE).is_file():
+        # Saved a second time, by an evaluation: the weights are there, and "last" may not point at nothing meanwhile.
+        files.atomic_file(directory / STATE_FILE, lambda temporary: torch.save(loop.state_dict(), temporary))
+    else:
+        files.atomic_directory(directory, fill)
     files.point(run / "last", directory)
     if loop.best_step == loop.step:
         files.point(run / "best", directory)

@@ -1,9 +1,11 @@
+import json
 import math
 
 import pytest
 
 from zhaiju.data.examples import Candidate, Context, QAExample, ReadPrediction, SelectPrediction
-from zhaiju.inference.answer import PIPELINE, Joint, join
+from zhaiju.errors import ConfigError
+from zhaiju.inference.answer import PIPELINE, Joint, join, load_joint
 
 EXAMPLE = QAExample(
     "q", "誰？", tuple(Context(text, str(i)) for i, text in enumerate(["甲來了。", "乙來了。", "丙來了。"]))
@@ -52,3 +54,16 @@ def test_without_a_selector_the_best_span_wins():
 def test_no_span_at_all_is_an_empty_answer():
     nothing = ReadPrediction("x", "", 0, 0, 0.0, "1", index=1)
     assert join(EXAMPLE, SELECTED, [nothing], PIPELINE).answer == ""
+
+
+@pytest.mark.parametrize(("k", "weight"), [(0, 1.0), (1.5, 1.0), (2, math.nan), (2, math.inf), (2, -1.0), (2, "1")])
+def test_settings_that_rank_nothing_are_refused(k, weight):
+    with pytest.raises(ConfigError, match="expected"):
+        Joint(k, weight)
+
+
+@pytest.mark.parametrize("entry", [[1], {"k": 2}, {"k": "x", "weight": 1.0}])
+def test_a_damaged_record_of_a_fit_is_said(tmp_path, entry):
+    (tmp_path / "answer.json").write_text(json.dumps({"selector": entry}))
+    with pytest.raises(ConfigError, match="fit again"):
+        load_joint(str(tmp_path), "selector")

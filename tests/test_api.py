@@ -57,6 +57,7 @@ def test_what_a_model_cannot_do_is_said(runs):
         (QUESTION, ["好。", ""], "context: empty text"),
         (QUESTION, "好。", "expected a list of paragraphs"),
         ([QUESTION], [CONTEXTS, CONTEXTS], "differ in number"),
+        ([QUESTION], ["好。"], "expected a list of paragraphs for each"),
     ],
 )
 def test_bad_input_is_a_data_error(runs, question, contexts, message):

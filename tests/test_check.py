@@ -192,3 +192,15 @@ def test_report_is_plain_json_with_the_promised_whole_numbers(check):
 def test_file_that_holds_no_rows_stops_the_check(check, content, message):
     with pytest.raises(DataError, match=message):
         check(content)
+
+
+def test_each_file_finds_the_paragraphs_beside_itself(tmp_path):
+    paths = []
+    for name, text in (("a", "甲在河邊。"), ("b", "乙在山上。")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "context.json").write_text(json.dumps([text]), "utf-8")
+        rows = [{"id": "q", "question": "誰？", "paragraphs": [0], "relevant": 0}]
+        rows[0]["answers"] = [{"text": text[0], "start": 0}]
+        paths.append(tmp_path / name / "q.json")
+        paths[-1].write_text(json.dumps(rows), "utf-8")
+    assert all(report.healthy for report in check_files(paths, make_encoding=encodings(), count_unknown=False))

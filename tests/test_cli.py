@@ -9,6 +9,7 @@ from importlib.resources import files as resources
 import pytest
 
 from zhaiju import cli
+from zhaiju.data.examples import SelectPrediction
 
 SAMPLE = resources("zhaiju.starter") / "sample"
 SHAPE = ["--scratch", "--layers", "1", "--hidden", "16", "--heads", "2", "--intermediate", "32", "--lr", "0.001"]
@@ -299,3 +300,67 @@ def test_course_rows_find_the_context_file_beside_them_or_ask_for_it(run, tmp_pa
     (tmp_path / "alone.json").write_bytes((SAMPLE / "held_out.json").read_bytes())
     line = refused(run("check", tmp_path / "alone.json"))
     assert "alone.json: course rows need their context file, expected --context FILE" in line
+
+
+def test_a_csv_keeps_odd_line_ends_and_long_answers(run, tmp_path):
+    answers = {"a": "甲\u2028乙", "b": "丙\x85丁\x0c戊", "c": "己" * 150_000}
+    rows = [{"id": row, "question": "誰？", "answers": [{"text": text, "start": 0}]} for row, text in answers.items()]
+    (tmp_path / "gold.json").write_text(json.dumps(rows), "utf-8")
+    with (tmp_path / "p.csv").open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([("id", "answer"), *answers.items()])
+    assert cli._read_predictions(tmp_path / "p.csv") == answers
+
+
+def test_half_a_surrogate_pair_in_predictions_is_refused(run, tmp_path):
+    (tmp_path / "p.json").write_text('{"a": "\\ud800"}')
+    line = refused(run("score", SAMPLE / "held_out.json", tmp_path / "p.json"))
+    assert "row a: answer: half of a surrogate pair" in line
+
+
+@pytest.mark.parametrize(("source", "value"), [("7", 7), ("0", 0), ("007", "007"), ("²", "²"), ("p7", "p7")])
+def test_only_a_plain_number_becomes_a_number(source, value):
+    assert cli._answer_value(SelectPrediction("a", 0, source, 1.0, (0.0,))) == value
+
+
+def test_of_partly_labelled_questions_the_labelled_ones_are_scored(run, pair, tmp_path):
+    rows = json.loads((SAMPLE / "held_out.json").read_text("utf-8"))[:4]
+    del rows[1]["answers"], rows[1]["relevant"]
+    rows[2] |= {"answers": [], "is_impossible": True}
+    (tmp_path / "q.json").write_text(json.dumps(rows), "utf-8")
+    code, out, err = run(
+        "answer", SAMPLE / "context.json", tmp_path / "q.json", "--reader", pair / "read",
+        "-o", tmp_path / "p.json", "--details", tmp_path / "d.jsonl", "--json",
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads(out)["count"] == 3
+    assert "3 of 4 questions are labelled" in err
+    outcomes = [json.loads(line)["outcome"] for line in (tmp_path / "d.jsonl").read_text("utf-8").splitlines()]
+    assert [outcome is None for outcome in outcomes] == [False, True, False, False]
+
+
+def test_all_rows_faulty_and_left_out_is_no_crash(run, pair, tmp_path):
+    (tmp_path / "q.json").write_text('[{"id": "a", "question": " ", "paragraphs": [0]}]')
+    code, out, _ = run(
+        "answer", SAMPLE / "context.json", tmp_path / "q.json", "--reader", pair / "read",
+        "-o", tmp_path / "p.json", "--skip-faulty", "--json",
+    )  # fmt: skip
+    assert (code, json.loads(out)["count"]) == (0, 0)
+
+
+@pytest.mark.parametrize("arguments", [["--k", "2"], ["--weight", "0"], ["--pipeline"], ["--fit", "x.json"]])
+def test_weighing_paragraphs_without_a_selector_is_refused(run, pair, tmp_path, arguments):
+    command = ["answer", SAMPLE / "context.json", SAMPLE / "held_out.json", "--reader", pair / "read"]
+    assert "need --selector" in refused(run(*command, "-o", tmp_path / "p.json", *arguments))
+
+
+def test_torch_out_of_memory_is_one_line(run, monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("zhaiju.data.vocabulary.build_tokenizer", fail)
+    assert "out of memory" in refused(run("tokens", "甲"))
+
+
+def test_a_directory_as_output_is_refused_before_the_work(run, pair, tmp_path):
+    arguments = ["predict", pair / "read", SAMPLE / "held_out.json", "-o", tmp_path]
+    assert refused(run(*arguments)) == f"zhaiju: cannot write {tmp_path}: it is a directory, expected a file"

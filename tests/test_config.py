@@ -63,3 +63,9 @@ def test_a_missing_file_is_named(tmp_path):
 def test_differences_name_old_and_new():
     settings = TrainSettings(scratch=True)
     assert differences(settings, replace(settings, seed=7)) == ["seed: 0 -> 7"]
+
+
+@pytest.mark.parametrize("name", ["seed", "threads", "max_answer_chars"])
+def test_numbers_that_torch_or_numpy_cannot_hold_are_refused(name):
+    with pytest.raises(ConfigError, match=f"{name} is {1 << 70}, expected 0 to"):
+        TrainSettings(scratch=True, **{name: 1 << 70})

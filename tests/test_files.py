@@ -174,3 +174,17 @@ def test_link_over_a_directory_or_in_no_folder_is_refused(tmp_path):
 def test_fingerprint_is_the_sha_256_of_the_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert fingerprint(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_link_stays_a_link_and_its_target_is_written(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("far/real.json")
+    write_json(tmp_path / "link.json", [1])
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "far" / "real.json").read_text()) == [1]
+
+
+def test_a_byte_that_is_no_text_is_written_as_an_escape(tmp_path):
+    write_json(tmp_path / "a.json", ["runs/\udcff"])
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == ["runs/\udcff"]

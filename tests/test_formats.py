@@ -1,10 +1,11 @@
 import json
+import os
 import re
 
 import pytest
 
 from zhaiju.data.examples import Context, Span
-from zhaiju.data.formats import ReadLog, gold_answers, gold_choices, load_contexts, nearest, read_qa, rows
+from zhaiju.data.formats import ReadLog, context_file, gold_answers, gold_choices, load_contexts, nearest, read_qa, rows
 from zhaiju.errors import DataError
 
 PARAGRAPHS = ["老周養了七隻鵝，最大的叫阿白。", "渡船每天早上六點開，票價四元。", "茶園在東坡，今年收了九擔新茶。"]
@@ -428,3 +429,21 @@ def test_gold_choices_are_indices_into_the_context_file(write):
 def test_gold_choices_that_are_no_index_are_refused(write, relevant, message):
     with pytest.raises(DataError, match=f"row c1: relevant: {message}.*expected a whole number"):
         gold_choices(write([without(COURSE, {"relevant": relevant})]))
+
+
+def test_answers_of_a_question_marked_impossible_count_nowhere(tmp_path):
+    row = {
+        "id": "a",
+        "question": "誰？",
+        "context": "甲。",
+        "answers": [{"text": "甲", "start": 0}],
+        "is_impossible": True,
+    }
+    (tmp_path / "d.json").write_text(json.dumps([row]), "utf-8")
+    assert gold_answers(tmp_path / "d.json") == {"a": ("",)}
+    assert next(read_qa(tmp_path / "d.json")).gold == ()
+
+
+def test_a_pipe_is_left_for_its_one_reader(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert context_file(tmp_path / "pipe") is None

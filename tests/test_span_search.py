@@ -253,3 +253,10 @@ def test_no_answer_wins_where_it_exceeds_the_best_span_by_more_than_the_threshol
 @pytest.mark.parametrize(("nulls", "answer"), [((2.0, 20.0), "槐花蜜"), ((20.0, 2.0), "槐花蜜"), ((20.0, 20.0), "")])
 def test_a_question_has_no_answer_only_if_every_window_says_so(nulls, answer):
     assert _decode(_with_null(*nulls), null_threshold=0.0).answer == answer
+
+
+def test_any_limit_longer_than_the_text_is_no_limit():
+    window = _window([(0, 1), (1, 2), (2, 3)])
+    logits = np.arange(2 * len(window), dtype=np.float32).reshape(2, -1)
+    found = [search("山川日", [window], [logits], n_best=3, max_answer_chars=limit) for limit in (None, 10**3, 10**30)]
+    assert found[0] == found[1] == found[2]

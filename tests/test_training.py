@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,12 +10,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from zhaiju.config import TrainSettings
 from zhaiju.data.examples import Context, QAExample, Span
 from zhaiju.data.formats import ReadLog
-from zhaiju.errors import ConfigError, DataError, TrainingError
+from zhaiju.errors import ConfigError, DataError, OutputError, TrainingError
 from zhaiju.modeling.checkpoint import Shape, from_scratch, load
 from zhaiju.tasks import TASKS
 from zhaiju.training.loop import Evaluated, Loop, Stepped
@@ -184,6 +186,14 @@ def test_a_finished_run_is_not_trained_again(tmp_path, data):
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_published_run_without_its_state_is_not_trained_over(tmp_path, data):
+    settings = replace(TINY, max_steps=2)
+    train("read", settings, data, tmp_path / "run")
+    (tmp_path / "run" / "last" / "training.pt").unlink()
+    with pytest.raises(ConfigError, match="cannot go on"):
+        train("read", settings, data, tmp_path / "run")
+
+
 def test_held_out_paragraphs_are_not_trained_on():
     examples = _examples(60)
     kept, held = hold_out(examples, seed=3)
@@ -322,3 +332,80 @@ def test_files_are_fingerprinted_and_ids_may_not_repeat_across_files(tmp_path, d
     os.link(tmp_path / "train.json", tmp_path / "again.json")
     with pytest.raises(DataError, match=r"again\.json: row r0: id: id stands in another file"):
         load_train_data([tmp_path / "train.json", tmp_path / "again.json"], context=tmp_path / "context.json")
+
+
+def test_the_same_files_in_other_roles_are_other_data(tmp_path, data):
+    settings = replace(TINY, max_steps=1)
+    prints = [{"role": "train", "sha256": "a", "name": "a", "count": 1}, {"role": "dev", "sha256": "b"}]
+    named = replace(data, fingerprints=[entry | {"name": "x", "count": 1} for entry in prints])
+    train("read", settings, named, tmp_path / "run")
+    merged = replace(named, fingerprints=[entry | {"role": "train"} for entry in named.fingerprints])
+    with pytest.raises(ConfigError, match="other data"):
+        train("read", settings, merged, tmp_path / "run")
+
+
+def test_a_kill_before_the_settings_were_written_is_gone_on_from(tmp_path, data):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "environment.json").write_text("{}")
+    (tmp_path / "run" / ".config.toml.x1.tmp").write_text("see")
+    assert train("read", replace(TINY, max_steps=1), data, tmp_path / "run").finished
+
+
+def test_saving_a_step_again_never_takes_away_what_last_points_at(tmp_path, data, monkeypatch):
+    run = tmp_path / "run"
+    removed = []
+    remove = shutil.rmtree
+    monkeypatch.setattr(
+        shutil, "rmtree", lambda path, **kwargs: (removed.append((path, (run / "last").resolve())), remove(path))
+    )
+    train("read", replace(TINY, max_steps=6, save_every=3, eval_every=3), data, run)
+    assert all(os.path.realpath(path) != str(last) for path, last in removed)
+    state = torch.load(run / "last" / "training.pt", weights_only=True)
+    assert (state["step"], state["evaluated_step"]) == (6, 6)
+
+
+def test_a_second_process_in_the_same_run_is_refused(tmp_path, data):
+    run = tmp_path / "run"
+
+    def again(event):
+        with pytest.raises(ConfigError, match="another process is training"):
+            train("read", replace(TINY, max_steps=1), data, run, overwrite=True)
+
+    assert train("read", replace(TINY, max_steps=1), data, run, on_event=again).finished
+
+
+def test_an_overwrite_that_was_killed_can_be_given_again(tmp_path, data, monkeypatch):
+    settings = replace(TINY, max_steps=1)
+    train("read", settings, data, tmp_path / "run")
+
+    def die(path, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            train("read", settings, data, tmp_path / "run", overwrite=True)
+    assert train("read", settings, data, tmp_path / "run", overwrite=True).finished
+
+
+@pytest.mark.parametrize("task", ["select", "read"])
+def test_dev_data_that_cannot_be_scored_is_refused_before_the_first_step(tmp_path, data, task):
+    bare = [replace(example, relevant=None, answers=(), gold=()) for example in data.dev]
+    with pytest.raises(DataError, match="dev example without what it could be scored against"):
+        train(task, TINY, replace(data, dev=bare), tmp_path / "run")
+    with pytest.raises(DataError, match="no dev example"):
+        train(task, TINY, replace(data, dev=[]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["torch", "safetensors"])
+def test_a_full_disk_under_a_checkpoint_is_an_output_error(tmp_path, data, monkeypatch, kind):
+    def full(*args, **kwargs):
+        raise (
+            SafetensorError("I/O error: No space left") if kind == "safetensors" else RuntimeError("write failed\nat 7")
+        )
+
+    monkeypatch.setattr("torch.save" if kind == "torch" else "zhaiju.training.run.save", full)
+    with pytest.raises(OutputError, match=r"cannot write .*step-00000001: (write failed|I/O error: No space left)$"):
+        train("read", replace(TINY, max_steps=1), data, tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())

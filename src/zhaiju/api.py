@@ -157,6 +157,9 @@ def _examples(question: Any, contexts: Any) -> tuple[list[QAExample], bool]:
         raise DataError("wrong type", field="contexts", found=contexts, expected="a list of paragraphs")
     asked, many = _list(question)
     groups = list(contexts) if many else [contexts]
+    for paragraphs in groups:
+        if isinstance(paragraphs, str):
+            raise DataError("wrong type", field="contexts", found=paragraphs, expected="a list of paragraphs for each")
     return [_example(index, text, paragraphs) for index, text, paragraphs in _pairs(asked, groups)], many
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import inspect
+import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ import typer
 
 from zhaiju import files, ui
 from zhaiju.config import TrainSettings, _types, load_settings, plain_type
-from zhaiju.errors import ConfigError, DataError, ZhaijuError
+from zhaiju.errors import ConfigError, DataError, OutputError, ZhaijuError
 
 if TYPE_CHECKING:
     from zhaiju.data.examples import QAExample, ReadPrediction
@@ -45,9 +47,11 @@ ContextFile = Annotated[
 ]
 Window = Annotated[int | None, typer.Option(help="Most tokens of a window. Default: as trained, else 384.")]
 Overlap = Annotated[int | None, typer.Option(help="Characters shared by neighbouring windows. Default: as trained.")]
-MaxAnswer = Annotated[int | None, typer.Option(help="Longest quote in characters; 0: no limit. Default: as trained.")]
+MaxAnswer = Annotated[
+    int | None, typer.Option(help="Longest quote in characters; 0: no limit. Default: as trained.", min=0)
+]
 PrecisionOption = Annotated[str, typer.Option(help="fp32 or bf16.")]
-BatchTokens = Annotated[int, typer.Option(help="Tokens of a batch, padding included.")]
+BatchTokens = Annotated[int, typer.Option(help="Tokens of a batch, padding included.", min=1)]
 SkipFaulty = Annotated[bool, typer.Option("--skip-faulty", help="Leave faulty rows out, counted, instead of stopping.")]
 
 
@@ -97,12 +101,9 @@ def check(
 
 
 def _print_report(report: Any) -> None:
-    for line in report.faults:
-        print(line)
-    for fault in report.misaligned:
-        print(f"{report.file}: {fault}")
-    for line in report.lost:
-        print(f"{report.file}: lost to windows: {line}")
+    faults = [*report.faults, *(f"{report.file}: {fault}" for fault in report.misaligned)]
+    for line in [*faults, *(f"{report.file}: lost to windows: {lost}" for lost in report.lost)]:
+        print(ui.visible(" ".join(line.split())))
     shown = {
         "questions": report.rows,
         "different paragraphs": report.contexts,
@@ -268,6 +269,7 @@ def evaluate(
     """Score a checkpoint on labelled data. read is given the right paragraph."""
     from zhaiju.training import evaluate as evaluation
 
+    _check_output(details)
     examples = _read_examples(data, context, skip_faulty)
     engine, checkpoint, name = _load(what, task, window, overlap, precision, batch_tokens)
     chosen = _task(name, checkpoint, max_answer_chars)
@@ -303,6 +305,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Predict and write the predictions. select gives the index (or name) of a paragraph, read a quote."""
+    _check_output(output)
     examples = _read_examples(data, context, skip_faulty)
     engine, checkpoint, name = _load(what, task, window, overlap, precision, batch_tokens)
     with _reading(data), ui.progress("predicting", len(examples)) as advance:
@@ -344,7 +347,7 @@ def answer(
     details: Annotated[
         Path | None, typer.Option(help="Write each answer with its source and outcome, as JSONL.")
     ] = None,
-    show: Annotated[int, typer.Option(help="Show this many answers, highlighted in their paragraphs.")] = 0,
+    show: Annotated[int, typer.Option(help="Show this many answers, highlighted in their paragraphs.", min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Select a paragraph, read the answer in it, and write the answers. Labelled questions are also scored."""
@@ -353,6 +356,9 @@ def answer(
 
     if pipeline and (fit or k is not None or weight is not None):
         raise ConfigError("--pipeline is k = 1 and λ = 0; leave --fit, --k and --weight out")
+    if selector is None and (pipeline or fit or k is not None or weight is not None):
+        raise ConfigError("--pipeline, --fit, --k and --weight need --selector; without one every candidate is read")
+    _check_output(output, details)
     examples = _read_examples(questions, context, skip_faulty)
     reading, checkpoint, _ = _load(reader, "read", window, overlap, precision, batch_tokens)
     selecting = where = None
@@ -395,22 +401,24 @@ def answer(
         "k": answerer.joint.k,
         "weight": answerer.joint.weight,
     }
-    labelled = [example for example in examples if example.gold]
-    kinds: list[str] = []
-    if len(labelled) == len(examples):
+    pairs = list(zip(examples, predictions, strict=True))
+    judged = [(example, prediction) for example, prediction in pairs if example.gold or example.impossible]
+    outcomes: list[str | None] = []
+    if judged:
         from zhaiju.training import evaluate as evaluation
 
-        report |= task.score(examples, predictions)
-        report["accuracy"] = sum(
-            prediction.index == example.relevant for example, prediction in zip(examples, predictions, strict=True)
-        ) / len(examples)
-        counts, kinds = evaluation.outcomes(
-            examples, predictions, engine=reading, max_answer_chars=task.max_answer_chars
-        )
+        known, answers = [example for example, _ in judged], [prediction for _, prediction in judged]
+        if len(known) < len(examples):
+            ui.note(f"{len(known)} of {len(examples)} questions are labelled; the figures are theirs")
+        report |= task.score(known, answers)
+        report["accuracy"] = sum(prediction.index == example.relevant for example, prediction in judged) / len(known)
+        counts, kinds = evaluation.outcomes(known, answers, engine=reading, max_answer_chars=task.max_answer_chars)
         report |= {kind.replace(" ", "_"): count for kind, count in counts.items()}
+        rest = iter(kinds)
+        outcomes = [next(rest) if example.gold or example.impossible else None for example in examples]
     if details:
-        _write_details(details, predictions, kinds)
-    for example, prediction in list(zip(examples, predictions, strict=True))[:show]:
+        _write_details(details, predictions, outcomes)
+    for example, prediction in pairs[:show]:
         _show_answer(example, prediction)
     _print_figures(str(output), report, as_json)
 
@@ -506,7 +514,15 @@ def _report_log(log: ReadLog) -> None:
 def _answer_value(prediction: Any) -> str | int:
     if hasattr(prediction, "answer"):
         return str(prediction.answer)
-    return int(prediction.source) if prediction.source.isdigit() else str(prediction.source)
+    source = str(prediction.source)
+    return int(source) if re.fullmatch("0|[1-9][0-9]{0,17}", source) else source  # "007" and "²" are names
+
+
+def _check_output(*paths: Path | None) -> None:
+    """Refuse at once what could only be refused after all the work."""
+    for path in paths:
+        if path is not None and path.is_dir():
+            raise OutputError(f"cannot write {path}: it is a directory, expected a file")
 
 
 def _write_predictions(path: Path, predictions: Sequence[Any]) -> None:
@@ -522,7 +538,7 @@ def _write_predictions(path: Path, predictions: Sequence[Any]) -> None:
         files.write_json(path, {prediction.id: _answer_value(prediction) for prediction in predictions})
 
 
-def _write_details(path: Path, predictions: Sequence[Any], kinds: Sequence[str]) -> None:
+def _write_details(path: Path, predictions: Sequence[Any], kinds: Sequence[str | None]) -> None:
     with files.atomic_open(path) as stream:
         for place, prediction in enumerate(predictions):
             values = asdict(prediction)
@@ -534,6 +550,7 @@ def _write_details(path: Path, predictions: Sequence[Any], kinds: Sequence[str])
 def _read_predictions(path: Path) -> dict[str, str | int]:
     if path.suffix.lower() == ".csv":
         return dict(_csv_predictions(path))
+    from zhaiju.data.examples import check_text
     from zhaiju.data.jsonstream import JSONStream, open_text
 
     with open_text(path) as stream:
@@ -545,6 +562,11 @@ def _read_predictions(path: Path) -> dict[str, str | int]:
     for row, value in values.items():
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise DataError("wrong type", file=path, row=row, found=value, expected="a text, or a paragraph's index")
+        if isinstance(value, str):
+            try:
+                check_text(value, "answer", empty_allowed=True)
+            except DataError as error:
+                raise error.located(file=path, row=row) from None
     return dict(values)
 
 
@@ -552,21 +574,26 @@ def _csv_predictions(path: Path) -> Iterable[tuple[str, str]]:
     from zhaiju.data.jsonstream import open_text, read_text_chunk
 
     with open_text(path) as stream:
-        rows = csv.DictReader(read_text_chunk(stream, path).splitlines(keepends=True))
+        text = read_text_chunk(stream, path)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    try:
         if not rows.fieldnames or not {"id", "answer"} <= set(rows.fieldnames):
             raise DataError("wrong columns", file=path, found=rows.fieldnames, expected="id,answer")
         for number, row in enumerate(rows, 2):
             if row["id"] is None or row["answer"] is None:
                 raise DataError("too few columns", file=path, row=f"line {number}", expected="id,answer")
             yield row["id"], row["answer"]
+    except csv.Error as error:
+        raise DataError(f"not CSV ({error})", file=path, row=f"line {rows.line_num}") from None
 
 
 def _show_answer(example: QAExample, prediction: ReadPrediction) -> None:
     out = ui.console()
-    out.print(f"{example.id}  {ui.visible(example.question)}", style="bold")
+    out.print(ui.visible(f"{example.id}  {example.question}"), style="bold")
     out.print(ui.quote(example.contexts[prediction.index].text, prediction, whole=False))
     out.print(
-        f"    paragraph {prediction.source}, characters {prediction.start}–{prediction.end}, "
+        f"    paragraph {ui.visible(prediction.source)}, characters {prediction.start}–{prediction.end}, "
         f"confidence {prediction.score:.0%}\n"
     )
 
@@ -603,14 +630,17 @@ def main() -> None:
     except OSError as error:
         code = _complain(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
     except Exception as error:
-        if not hasattr(error, "format_message"):  # click's errors: a wrong flag, a missing argument
+        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+            code = _complain("out of memory; try smaller --batch-tokens")  # torch's own, of the GPU and of the CPU
+        elif not hasattr(error, "format_message"):  # click's errors: a wrong flag, a missing argument
             raise
-        code = _complain(f"{error.format_message()} (see zhaiju --help)")
+        else:
+            code = _complain(f"{error.format_message()} (see zhaiju --help)")
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _complain(message: str) -> int:
-    print(f"zhaiju: {' '.join(message.split())}", file=sys.stderr)
+    print(ui.visible(f"zhaiju: {' '.join(message.split())}"), file=sys.stderr)
     return 2
 
 

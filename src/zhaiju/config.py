@@ -65,7 +65,7 @@ class TrainSettings:
     no_answer_rate: float = setting(
         1.0, "read: share of the windows without an answer that an epoch trains on.", low=0, high=1
     )
-    max_answer_chars: int = setting(50, "read: longest quote in characters; 0: no limit.", low=0)
+    max_answer_chars: int = setting(50, "read: longest quote in characters; 0: no limit.", low=0, high=1 << 31)
     lr: float = setting(3e-5, "Highest learning rate (AdamW).", low=0)
     epochs: int = setting(3, "Times that the training data is gone through.", low=1)
     max_steps: int = setting(0, "Stop after this many steps, whatever the epochs; 0: by epochs.", low=0)
@@ -79,8 +79,8 @@ class TrainSettings:
     eval_every: int = setting(0, "Steps between evaluations on the dev set; 0: after each epoch.", low=0)
     save_every: int = setting(0, "Steps between checkpoints beside those of evaluations; 0: none.", low=0)
     patience: int = setting(0, "Stop after this many evaluations without a better one; 0: never.", low=0)
-    seed: int = setting(0, "Seed of weights, order, draws and dropout.", low=0)
-    threads: int = setting(0, "CPU threads; 0: one a core.", low=0)
+    seed: int = setting(0, "Seed of weights, order, draws and dropout.", low=0, high=(1 << 63) - 1)
+    threads: int = setting(0, "CPU threads; 0: one a core.", low=0, high=1 << 16)
     skip_faulty: bool = setting(False, "Leave faulty rows out, counted, instead of stopping at the first.")
 
     def __post_init__(self) -> None:

@@ -112,9 +112,8 @@ def check_files(
     used: list[set[str]] = []
     reports = []
     for path in paths:
-        if contexts is None and (beside := context_file(path)) is not None:
-            contexts = load_contexts(beside)
-        report, examples = _read_all(path, contexts)
+        beside = context_file(path) if contexts is None else None
+        report, examples = _read_all(path, load_contexts(beside) if beside else contexts)
         texts = {context.text for example in examples for context in example.contexts}
         report.contexts = len(texts)
         used.append({example.contexts[example.relevant].text for example in examples if example.relevant is not None})

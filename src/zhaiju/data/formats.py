@@ -99,6 +99,8 @@ def context_file(path: str | Path) -> Path | None:
         DataError: there is none beside it, or the file cannot be read.
     """
     path = Path(path)
+    if not path.is_file():  # a pipe can be read once only
+        return None
     first = next(rows(path), None)
     if first is None or first.layout != "course":
         return None
@@ -220,7 +222,8 @@ def gold_answers(path: str | Path) -> dict[str, tuple[str, ...]]:
         if row.id in gold:
             raise DataError("repeated id", file=path, row=row.id, field="id", found=row.id, expected="one row an id")
         try:
-            texts = tuple(dict.fromkeys(span.text for span in _spans(row.raw)))
+            spans = () if row.raw.get("is_impossible") is True else _spans(row.raw)
+            texts = tuple(dict.fromkeys(span.text for span in spans))
         except DataError as error:
             raise error.located(file=path, row=row.id) from None
         if not texts and not row.raw.get("is_impossible"):

@@ -40,6 +40,12 @@ class Joint:
     k: int = 1
     weight: float = 0.0
 
+    def __post_init__(self) -> None:
+        if type(self.k) is not int or self.k < 1:
+            raise ConfigError(f"k is {self.k!r}, expected a whole number of at least 1")
+        if not isinstance(self.weight, int | float) or not 0 <= self.weight < np.inf:
+            raise ConfigError(f"weight (λ) is {self.weight!r}, expected a number of at least 0")
+
 
 PIPELINE = Joint()
 
@@ -214,8 +220,14 @@ def save_joint(reader: str, selector: str, joint: Joint, about: dict[str, Any]) 
 
 def load_joint(reader: str, selector: str) -> Joint | None:
     """The `k` and λ that were fitted for this very pair, or None."""
-    entry = _pairs(Path(reader) / JOINT_FILE).get(_weights_fingerprint(selector))
-    return None if entry is None else Joint(int(entry["k"]), float(entry["weight"]))
+    path = Path(reader) / JOINT_FILE
+    entry = _pairs(path).get(_weights_fingerprint(selector))
+    if entry is None:
+        return None
+    try:
+        return Joint(entry["k"], entry["weight"])
+    except (ConfigError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}; remove it and fit again") from None
 
 
 def _pairs(path: Path) -> dict[str, Any]:

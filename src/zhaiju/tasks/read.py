@@ -187,7 +187,7 @@ def _spans(
     if max_answer_chars is None:
         limit = np.full(total, total - 1)
     else:
-        limit = np.searchsorted(ends, starts + max_answer_chars, side="right") - 1
+        limit = np.searchsorted(ends, starts + min(max_answer_chars, int(ends[-1])), side="right") - 1
     width = int((limit - np.arange(total)).max()) + 1
     if width <= 0:
         return np.zeros((0, 2), np.int64), np.zeros(0)

@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from zhaiju import files
 from zhaiju.config import TrainSettings, differences, load_settings
@@ -99,8 +100,8 @@ def load_train_data(
 ) -> TrainData:
     """Read training and dev files.
 
-    Without dev files a seeded tenth is held out of the training files: whole paragraphs with all their questions,
-    so that no paragraph is both trained on and judged on.
+    Without dev files a seeded tenth is held out of the training files: whole paragraphs with all their questions
+    (see `hold_out`).
 
     Raises:
         DataError: a file does not hold what its layout promises, or an id stands in two training files.
@@ -131,7 +132,9 @@ def load_train_data(
 
 
 def hold_out(examples: Sequence[QAExample], seed: int) -> tuple[list[QAExample], list[QAExample]]:
-    """Split off about a tenth of the examples, whole paragraphs at a time.
+    """Split off about a tenth of the examples, by the paragraph that answers them.
+
+    For read no held-out paragraph is trained on; for select one may still be drawn as a wrong choice.
 
     Raises:
         DataError: there is only one paragraph to split.
@@ -312,7 +315,11 @@ def _claim(run: Path, task: str, settings: TrainSettings, data: TrainData, *, ov
         ]:
             raise ConfigError(f"{run} holds a run for another task or other data; use another -o or --overwrite")
         last = run / "last"
-        return last.resolve() if (last / STATE_FILE).is_file() else None
+        if last.is_dir() and not (last / STATE_FILE).is_file():
+            raise ConfigError(
+                f"{run} holds a run without {last / STATE_FILE}, so it cannot go on; use another -o or --overwrite"
+            )
+        return last.resolve() if last.is_dir() else None
     # A kill may have come before config.toml was there.
     if any(entry.name != "environment.json" and entry.suffix != ".tmp" for entry in run.iterdir()):
         raise ConfigError(f"{run} exists and is not a run; use another -o")
@@ -347,13 +354,18 @@ def _save(run: Path, loop: Loop, checkpoint: Checkpoint, meta: Meta) -> None:
     """Write the state, point `last` and `best` at it, then remove what nothing points at: safe at every moment."""
     directory = _step_directory(run, loop.step)
 
+    def save_state(path: Path) -> None:
+        with _full_disk():
+            torch.save(loop.state_dict(), path)
+
     def fill(temporary: Path) -> None:
-        save(temporary, checkpoint.network, checkpoint.encoding, meta)
-        torch.save(loop.state_dict(), temporary / STATE_FILE)
+        with _full_disk():
+            save(temporary, checkpoint.network, checkpoint.encoding, meta)
+        save_state(temporary / STATE_FILE)
 
     if (run / "last").resolve() == directory.resolve() and (directory / STATE_FILE).is_file():
         # Saved a second time, by an evaluation: the weights are there, and "last" may not point at nothing meanwhile.
-        files.atomic_file(directory / STATE_FILE, lambda temporary: torch.save(loop.state_dict(), temporary))
+        files.atomic_file(directory / STATE_FILE, save_state)
     else:
         files.atomic_directory(directory, fill)
     files.point(run / "last", directory)
@@ -366,6 +378,15 @@ def _save(run: Path, loop: Loop, checkpoint: Checkpoint, meta: Meta) -> None:
     if loop.best_step != loop.step:
         with suppress(FileNotFoundError):  # only the last one is gone on from
             (_step_directory(run, loop.best_step) / STATE_FILE).unlink()
+
+
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    """Turn what torch and safetensors make of a full disk into an `OSError` again."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        raise OSError(str(error).splitlines()[0]) from error
 
 
 def _log(stream: Any, event: Event) -> None:

@@ -42,10 +42,13 @@ READ = TrainSettings(
     vocabulary="characters",
     match_types=True,
     script="simplified",
-    window=256,
+    window=80,  # about a sentence beside the question
+    overlap=20,
+    max_answer_chars=20,
     lr=1e-3,
     epochs=20,
     batch_tokens=4096,
+    eval_every=10_000,  # at the end only: EM on 30 held-out questions is too coarse to choose a step by
 )
 
 
@@ -89,7 +92,7 @@ def demo(sample: Path, run: Path) -> dict[str, dict[str, float]]:
         right = "right" if prediction.answer in example.gold else f"expected {example.gold[0]}"
         out.print(f"問  {example.question}", style="bold")
         out.print(ui.quote(example.contexts[prediction.index].text, prediction))
-        out.print(f"    paragraph {prediction.source}, confidence {prediction.score:.0%}, {right}\n", style="dim")
+        out.print(f"    paragraph {prediction.source}, confidence {prediction.score:.1%}, {right}\n", style="dim")
     table = compare(examples, predictions, [context.text for context in contexts])
     ui.table(
         f"{len(examples)} held-out questions",

@@ -10,7 +10,7 @@ import difflib
 import tomllib
 import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -127,11 +127,6 @@ def load_settings(file: Path | None, overrides: Mapping[str, Any]) -> TrainSetti
         if kind is float and type(values.get(name)) is int:
             values[name] = float(values[name])
     return TrainSettings(**values)
-
-
-def with_changes(settings: TrainSettings, **changes: Any) -> TrainSettings:
-    """A copy with some settings changed, checked again."""
-    return replace(settings, **changes)
 
 
 def differences(old: TrainSettings, new: TrainSettings) -> list[str]:

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -33,19 +34,11 @@ SELECT = TrainSettings(
     epochs=2,
     batch_tokens=8192,
 )
-READ = TrainSettings(
-    scratch=True,
-    layers=2,
-    hidden=128,
-    heads=2,
-    intermediate=512,
-    vocabulary="characters",
-    match_types=True,
-    script="simplified",
+READ = replace(
+    SELECT,
     window=80,  # about a sentence beside the question
     overlap=20,
     max_answer_chars=20,
-    lr=1e-3,
     epochs=20,
     batch_tokens=4096,
     eval_every=10_000,  # at the end only: EM on 30 held-out questions is too coarse to choose a step by

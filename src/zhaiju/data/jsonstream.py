@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from zhaiju.errors import DataError, shorten
+from zhaiju.errors import DataError
 
 CHUNK_CHARS = 1 << 20
 _SPACE = " \t\r\n"
@@ -184,8 +184,3 @@ def parse_json_line(line: str, file: Path, number: int) -> Any:
             found=line.strip(),
             expected="one object a line",
         ) from None
-
-
-def describe(value: object) -> str:
-    """A short description of a JSON value for an error message."""
-    return f"{type(value).__name__} {shorten(value, 60)}"

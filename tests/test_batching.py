@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from budget import examples
 from zhaiju.data.batching import by_budget, for_epoch, padding
 
 LENGTHS = st.lists(st.integers(0, 600), max_size=80)
@@ -23,13 +24,13 @@ def check(batches, lengths, budget, most):
         assert most is None or len(batch) <= most
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(lengths=LENGTHS, budget=BUDGETS, most=MOST)
 def test_each_item_is_in_one_batch_within_budget_and_number(lengths, budget, most):
     check(by_budget(lengths, budget, most=most), lengths, budget, most)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(lengths=LENGTHS, budget=BUDGETS, most=MOST, seed=st.integers(0, 99), epoch=st.integers(0, 99))
 def test_each_item_is_in_one_batch_of_an_epoch_within_budget_and_number(lengths, budget, most, seed, epoch):
     check(for_epoch(lengths, budget, most=most, seed=seed, epoch=epoch), lengths, budget, most)

@@ -7,6 +7,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from budget import examples
 from zhaiju.data import encoding as module
 from zhaiju.data.encoding import Encoding, cover, cut, locate, match_levels, slice_of
 from zhaiju.data.examples import Span
@@ -56,7 +57,7 @@ TEXTS = st.lists(SCRAPS, max_size=30).map(lambda scraps: "".join(scraps).replace
 QUESTIONS = st.lists(st.sampled_from(FRAGMENTS[:-2]), max_size=2).map(lambda scraps: "".join(scraps)[:16])
 WINDOWS = st.integers(30, 60)
 OVERLAPS = st.integers(0, 60)
-FEW = settings(deadline=None, max_examples=150)
+FEW = settings(deadline=None, max_examples=examples(150))
 both = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -356,7 +357,7 @@ def levels_by_hand(asked, told):
 CODES = st.lists(st.sampled_from([0, 1, 2, 3, 0x10FFFF]), max_size=14)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(asked=CODES, told=CODES)
 def test_match_levels_are_those_of_the_definition(asked, told):
     found = match_levels(np.array(asked, np.uint64), np.array(told, np.uint64))

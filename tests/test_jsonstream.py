@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from budget import examples
 from zhaiju.data import jsonstream
 from zhaiju.data.jsonstream import JSONStream, open_text
 from zhaiju.errors import DataError
@@ -42,7 +43,7 @@ def same(first, second):
     return repr(first) == repr(second)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(values=st.lists(VALUES, max_size=5), ascii_only=st.booleans(), indent=st.sampled_from([None, 0, 3]))
 @example(values=[1.5, -2e-7, 1e300, 0, -0.0, 12], ascii_only=True, indent=None)
 @example(values=['😀\\"\n', {"\0": "é😀"}, [], {}, [[]]], ascii_only=True, indent=3)
@@ -59,7 +60,7 @@ def test_every_cut_of_numbers_escapes_and_words_reads_the_same(monkeypatch, size
     assert same(items(text), json.loads(text))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(text=st.text(alphabet='[]{},:"\\ud83e1.-+0truenl \n', max_size=25))
 @example(text="[1.]")
 @example(text="[1e+]")

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from budget import examples
 from zhaiju.data.script import CHARACTER_PROFILES, SCRIPTS, convert, fold
 from zhaiju.errors import ConfigError
 
@@ -10,7 +11,7 @@ EXTENSION_B = st.characters(min_codepoint=0x20000, max_codepoint=0x2A6DF)
 TEXTS = st.text(max_size=30) | st.text(CHINESE | EXTENSION_B | st.sampled_from("\0 \n瞭乾後发髮𨭆"), max_size=30)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(text=TEXTS, script=st.sampled_from(SCRIPTS))
 @example(text="頭髮\0乾燥", script="simplified")
 @example(text="\0", script="traditional")
@@ -23,7 +24,7 @@ def test_conversion_keeps_every_character_at_its_place(text, script):
         assert before == after or not before.isascii()
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(text=TEXTS)
 @example(text="İSTANBUL ΑΣ ẞ ﬃ")
 @example(text="\0İ後")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from budget import examples
 from zhaiju.data.encoding import Window
 from zhaiju.data.examples import Context, QAExample
 from zhaiju.tasks import ReadTask
@@ -76,7 +77,7 @@ _numbers = st.floats(-30, 30, width=32)
 _caps = st.sampled_from([None, 1, 2, 3, 5, 50])
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=examples(250))
 @given(st.one_of(_cases(_ties), _cases(_numbers)), _caps, st.integers(1, 12))
 def test_the_search_finds_what_trying_every_pair_finds(case, cap, n_best):
     expected, every = _brute_force(case, cap)
@@ -89,7 +90,7 @@ def test_the_search_finds_what_trying_every_pair_finds(case, cap, n_best):
         assert evidence == -np.inf
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(st.one_of(_cases(_ties), _cases(_numbers)), _caps, st.integers(1, 6))
 def test_a_prediction_is_the_best_span_with_its_share_of_all_of_them(case, cap, n_best):
     example = QAExample("q", "什麼？", (Context(case.text, "source"),))

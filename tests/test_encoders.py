@@ -58,13 +58,7 @@ every_encoder = pytest.mark.parametrize("name", CHECKPOINTS)
 both_tasks = pytest.mark.parametrize("task", TASKS)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models this small are slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

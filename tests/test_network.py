@@ -30,13 +30,7 @@ def _window(length, *, choice=0, first=1, special=3):
     return Window(ids, np.zeros(length, np.int32), starts, np.where(starts >= 0, starts + 1, -1), choice, 0, length)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small are slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,7 @@ def make_engine(checkpoint: Checkpoint, *, precision: str = "fp32", batch_tokens
 
     if torch.cuda.is_available():
         checkpoint.network.to("cuda")
-    pad_id = checkpoint.encoding.tokenizer.pad_token_id or 0
-    backend = TorchBackend(checkpoint.network, pad_id=pad_id, precision=cast(Precision, precision))
+    backend = TorchBackend(checkpoint.network, pad_id=checkpoint.encoding.pad_id, precision=cast(Precision, precision))
     return Engine(backend, checkpoint.encoding, batch_tokens=batch_tokens)
 
 

@@ -130,6 +130,11 @@ class Encoding:
         self.match_types = match_types
         self._cache: OrderedDict[str, Tokens] = OrderedDict()
 
+    @property
+    def pad_id(self) -> int:
+        """The token to pad with; the attention mask hides it, so 0 serves a tokenizer that names none."""
+        return self.tokenizer.pad_token_id or 0
+
     @cached_property
     def template(self) -> Template:
         """Learnt from the tokenizer by giving it a pair of one-letter texts."""

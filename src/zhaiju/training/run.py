@@ -213,7 +213,7 @@ def _train(
     torch.manual_seed(settings.seed)
     task = make_task(task_name, settings)
     checkpoint = _start(task_name, settings, data, resumed)
-    pad_id = checkpoint.encoding.tokenizer.pad_token_id or 0
+    pad_id = checkpoint.encoding.pad_id
     engine = Engine(
         TorchBackend(checkpoint.network, pad_id=pad_id, precision=settings.precision),  # type: ignore[arg-type]
         checkpoint.encoding,

@@ -13,7 +13,7 @@ QUESTION, CONTEXTS = "誰在河邊修船？", ["林師傅在河邊修船。", "�
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("api")
-    data = load_train_data([SAMPLE / "train.json"], context=SAMPLE / "context.json")
+    data = load_train_data("read", [SAMPLE / "train.json"], context=SAMPLE / "context.json")
     settings = TrainSettings(
         scratch=True, layers=1, hidden=16, heads=2, intermediate=32, window=256, lr=1e-3, max_steps=2, threads=1
     )

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 import zhaiju
 from checkpoints import CHECKPOINTS, POSITIONS, bert, bert_config, roberta_wwm, save, word_pieces
-from zhaiju.api import read_task
 from zhaiju.config import TrainSettings
 from zhaiju.data.examples import Context, QAExample, Span
 from zhaiju.data.formats import ReadLog
@@ -99,8 +98,8 @@ def test_a_checkpoint_remembers_its_task_and_settings(trained, task):
 def test_what_is_asked_for_goes_before_what_was_saved(trained):
     loaded = load(trained / "read", window=32, overlap=0, script="as-is")
     assert (loaded.encoding.window, loaded.encoding.overlap, loaded.encoding.script) == (32, 0, "as-is")
-    assert read_task(loaded).max_answer_chars == 9
-    assert read_task(loaded, max_answer_chars=0).max_answer_chars is None
+    assert loaded.task("read").max_answer_chars == 9
+    assert loaded.task("read", max_answer_chars=0).max_answer_chars == 0
 
 
 def test_a_checkpoint_of_ours_loads_without_us(trained):

@@ -15,7 +15,7 @@ from zhaiju.data.examples import Context, QAExample, Span
 from zhaiju.modeling.checkpoint import load
 from zhaiju.modeling.network import PADDING_TOLERATED, Network, arrays, collate, masked_cross_entropy, pad
 from zhaiju.tasks import TASKS
-from zhaiju.tasks.base import Head, Item
+from zhaiju.tasks.base import IGNORED, Head, Item
 
 CHOICES = TASKS["select"].head
 TOKENS = TASKS["read"].head
@@ -111,7 +111,6 @@ def test_a_batch_holds_every_window_once_and_untouched(items, head):
             assert chunk.attention_mask[place].tolist() == [1] * length + [0] * (chunk.input_ids.shape[1] - length)
             answerable = np.flatnonzero(chunk.answerable[place])
             assert answerable.tolist() == [0, *np.flatnonzero(windows[row].starts >= 0).tolist()]
-    assert batch.count == len(items)
     assert batch.tokens[0] == sum(map(len, windows))
 
 
@@ -123,7 +122,7 @@ def test_a_batch_of_questions_knows_which_choice_each_window_is_of(items):
     assert rows == len(items)
     assert choices == 1 + max(window.choice for item in items for window in item.windows)
     expected = [(row, window.choice) for row, item in enumerate(items) for window in item.windows]
-    assert [divmod(int(slot), choices) for slot in batch.slots] == expected
+    assert [divmod(int(slot), choices) for slot in batch.places] == expected
     assert batch.labels.tolist() == [0] * len(items)
 
 
@@ -237,11 +236,10 @@ def test_more_padding_changes_no_logit(loaded, task):
     wide = pad([*windows, _window(80)], PAD)
     with torch.no_grad():
         one, two = (network.logits(*map(torch.from_numpy, arrays(chunk))) for chunk in (tight, wide))
-    if task == "read":
-        for row, window in enumerate(windows):
-            torch.testing.assert_close(two[row, :, : len(window)], one[row, :, : len(window)], atol=1e-5, rtol=0)
-    else:
-        torch.testing.assert_close(two[:-1], one, atol=1e-5, rtol=0)
+    head = TASKS[task].head
+    for row, window in enumerate(windows):
+        both = (head.unpadded(logits[row].numpy(), len(window)) for logits in (one, two))
+        np.testing.assert_allclose(*both, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -250,8 +248,8 @@ def test_another_padding_token_changes_no_logit(loaded, task):
     windows = [encoding.windows(QUESTIONS[0], PARAGRAPHS[0])[0], encoding.windows("貓？", "橘貓一隻。")[0]]
     with torch.no_grad():
         one, two = (network.logits(*map(torch.from_numpy, arrays(pad(windows, token)))) for token in (0, 7))
-    length = len(windows[1])
-    torch.testing.assert_close(one[1, ..., :length], two[1, ..., :length], atol=1e-5, rtol=0)
+    both = (TASKS[task].head.unpadded(logits[1].numpy(), len(windows[1])) for logits in (one, two))
+    np.testing.assert_allclose(*both, atol=1e-5, rtol=0)
 
 
 def test_token_types_that_an_encoder_does_not_know_are_held_below_its_number(loaded):
@@ -270,3 +268,51 @@ def test_logits_have_the_class_axis_last(loaded):
     assert loaded["select"].network.logits(*inputs).shape == (2, 1)
     assert loaded["read"].network.logits(*inputs).shape == (2, 2, 6)
     assert Head("AutoModelForMultipleChoice", "choices") == CHOICES
+
+
+# Labels: intent and slots.
+
+INTENT, SLOTS = TASKS["intent"].head, TASKS["slots"].head
+
+
+def test_the_windows_of_an_utterance_are_judged_by_the_mean_of_their_logits(loaded):
+    network = loaded["intent"].network
+    items = [Item([_window(9), _window(20)], (1,)), Item([_window(12)], (0,)), Item([_window(40)], (1,))]
+    expected = 0.0
+    for item in items:
+        values = torch.stack([_alone(network, window) for window in item.windows]).mean(0)
+        expected += float(torch.logsumexp(values, 0) - values[item.label[0]])
+    assert _loss(network, items, INTENT) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_token_without_a_tag_teaches_nothing(loaded):
+    network = loaded["slots"].network
+    windows = [_window(9), _window(20), _window(7)]
+    items = []
+    for place, window in enumerate(windows):
+        label = np.full(len(window), IGNORED)
+        label[1 + place] = 1
+        label[4] = 0
+        items.append(Item([window], tuple(label.tolist()), 2))
+    expected = 0.0
+    for item in items:
+        logits = _alone(network, item.windows[0])
+        for place, label in enumerate(item.label):
+            if label != IGNORED:
+                expected += float(torch.logsumexp(logits[place], 0) - logits[place, label])
+    assert len(collate(items, SLOTS, PAD).chunks) > 1
+    assert _loss(network, items, SLOTS) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_smoothing_spreads_over_the_classes_that_are_allowed(smoothing):
+    logits = torch.tensor([[1.0, 2.0, -1.0, 7.0], [0.5, 0.0, 3.0, -2.0], [9.0, 9.0, 9.0, 9.0]])
+    mask = torch.tensor([[True, True, True, False], [True, True, True, True], [True, True, True, True]])
+    labels = torch.tensor([1, 2, IGNORED])
+    expected = 0.0
+    for row, allowed in ((0, [0, 1, 2]), (1, [0, 1, 2, 3])):
+        logs = torch.log_softmax(logits[row, allowed], 0)
+        target = torch.full((len(allowed),), smoothing / len(allowed))
+        target[labels[row]] += 1 - smoothing
+        expected -= float((target * logs).sum())
+    assert float(masked_cross_entropy(logits, labels, mask, smoothing=smoothing)) == pytest.approx(expected, rel=1e-5)

@@ -84,7 +84,8 @@ def test_training_leaves_a_whole_run(tmp_path, data, task):
     assert [event.step for event in evaluations][-1] == result.step  # the end is always evaluated
     assert result.best_step == max(evaluations, key=lambda event: (event.value, -event.step)).step
     assert {entry.name for entry in run.iterdir()} == {
-        "README.md", "best", "checkpoints", "config.toml", "environment.json", "last", "metrics.jsonl",
+        "README.md", "best", "calibration.json", "checkpoints", "config.toml", "environment.json", "last",
+        "metrics.jsonl", "outcomes.json",
     }  # fmt: skip
     assert {entry.name for entry in (run / "last").iterdir()} >= {"config.json", "model.safetensors", "zhaiju.json"}
     assert {path.resolve() for path in (run / "checkpoints").iterdir()} == {
@@ -326,12 +327,12 @@ def test_a_trained_checkpoint_is_a_plain_transformers_checkpoint(tmp_path, data)
 
 def test_files_are_fingerprinted_and_ids_may_not_repeat_across_files(tmp_path, data):
     _write_files(tmp_path, data)
-    read = load_train_data([tmp_path / "train.json"], context=tmp_path / "context.json")
+    read = load_train_data("read", [tmp_path / "train.json"], context=tmp_path / "context.json")
     assert [entry["role"] for entry in read.fingerprints] == ["context", "train"]
     assert all(len(entry["sha256"]) == 64 for entry in read.fingerprints)
     os.link(tmp_path / "train.json", tmp_path / "again.json")
     with pytest.raises(DataError, match=r"again\.json: row r0: id: id stands in another file"):
-        load_train_data([tmp_path / "train.json", tmp_path / "again.json"], context=tmp_path / "context.json")
+        load_train_data("read", [tmp_path / "train.json", tmp_path / "again.json"], context=tmp_path / "context.json")
 
 
 def test_the_same_files_in_other_roles_are_other_data(tmp_path, data):

@@ -2,80 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeVar, cast, overload
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, overload
 
-from zhaiju.data.examples import Context, QAExample, ReadPrediction, SelectPrediction
+from zhaiju.data.examples import (
+    Context,
+    IntentExample,
+    IntentPrediction,
+    QAExample,
+    ReadPrediction,
+    SelectPrediction,
+    SlotExample,
+    SlotPrediction,
+)
+from zhaiju.data.labelled import sentence_example
 from zhaiju.errors import ConfigError, DataError
 from zhaiju.inference.answer import Answerer, Joint, load_joint
-from zhaiju.inference.backends import Precision, TorchBackend
-from zhaiju.inference.engine import BATCH_TOKENS, Engine
-from zhaiju.modeling.checkpoint import Checkpoint, load, read_meta, resolve
-from zhaiju.tasks import ReadTask, SelectTask
-
-
-def make_engine(checkpoint: Checkpoint, *, precision: str = "fp32", batch_tokens: int = BATCH_TOKENS) -> Engine:
-    """An engine on PyTorch, on the GPU where there is one."""
-    import torch
-
-    if torch.cuda.is_available():
-        checkpoint.network.to("cuda")
-    backend = TorchBackend(checkpoint.network, pad_id=checkpoint.encoding.pad_id, precision=cast(Precision, precision))
-    return Engine(backend, checkpoint.encoding, batch_tokens=batch_tokens)
-
-
-def read_task(checkpoint: Checkpoint, *, max_answer_chars: int | None = None) -> ReadTask:
-    """The read task with the search settings that a checkpoint was trained with, unless told otherwise.
-
-    Args:
-        checkpoint: The reader.
-        max_answer_chars: None: as trained; 0: no limit.
-    """
-    chosen = checkpoint.meta.search.get("max_answer_chars", 50) if max_answer_chars is None else max_answer_chars
-    return ReadTask(max_answer_chars=chosen or None)
-
+from zhaiju.inference.engine import Engine, make_engine
+from zhaiju.modeling.checkpoint import load, read_meta, resolve
+from zhaiju.tasks.base import Task
 
 PredictionT = TypeVar("PredictionT")
+
+_NEEDS = {
+    "select": "there is no selector; load one, or give a reader selector=…",
+    "read": "this is no reader; load one to read and to answer",
+    "intent": "this is no intent classifier; load one",
+    "slots": "this is no slot tagger; load one",
+}
 
 
 class Model:
     """One checkpoint, or a reader with its selector.
 
-    Every method takes one question or a list of them, and returns one prediction or a list.
+    Every method takes one question (or utterance) or a list of them, and returns one prediction or a list.
+
+    Args:
+        parts: For each task that can be done the engine and the task.
+        joint: How selector and reader are weighed.
     """
 
-    def __init__(
-        self,
-        *,
-        reader: Engine | None,
-        selector: Engine | None,
-        task: ReadTask | None = None,
-        joint: Joint | None = None,
-    ) -> None:
-        self._reader = reader
-        self._selector = selector
-        self._task = task or ReadTask()
+    def __init__(self, parts: Mapping[str, tuple[Engine, Task[Any, Any]]], *, joint: Joint | None = None) -> None:
+        self._parts = parts
         self._joint = joint
 
     @classmethod
     def load(cls, what: str, *, selector: str | None = None, task: str | None = None, precision: str = "fp32") -> Model:
         """See `zhaiju.load`."""
         name = task or read_meta(resolve(what)).task or "read"
-        if name == "select":
-            if selector is not None:
-                raise ConfigError(f"{what} is a selector itself; load a reader with selector=…")
-            return cls(reader=None, selector=make_engine(load(what, "select"), precision=precision))
-        reading = load(what, name)
-        engine = make_engine(reading, precision=precision)
-        if selector is None:
-            return cls(reader=engine, selector=None, task=read_task(reading))
-        selecting = load(selector, "select")
-        return cls(
-            reader=engine,
-            selector=make_engine(selecting, precision=precision),
-            task=read_task(reading),
-            joint=load_joint(reading.where, selecting.where),
-        )
+        if selector is not None and name != "read":
+            raise ConfigError(f"{what} is a checkpoint for {name}; a selector goes with a reader")
+        first = load(what, name)
+        parts = {name: (make_engine(first, precision=precision), first.task(name))}
+        joint = None
+        if selector is not None:
+            second = load(selector, "select")
+            parts["select"] = (make_engine(second, precision=precision), second.task("select"))
+            joint = load_joint(first.where, second.where)
+        return cls(parts, joint=joint)
+
+    def _part(self, name: str) -> tuple[Engine, Task[Any, Any]]:
+        if name not in self._parts:
+            raise ConfigError(_NEEDS[name])
+        return self._parts[name]
+
+    def _predict(self, name: str, examples: Sequence[Any]) -> list[Any]:
+        engine, task = self._part(name)
+        return list(engine.predict(task, examples))
 
     @overload
     def read(  # type: ignore[overload-overlap]  # a str is a sequence of str, and means one question
@@ -90,15 +83,13 @@ class Model:
 
         Raises:
             DataError: a text is empty, or the question does not fit the window.
-            ConfigError: this is a selector.
+            ConfigError: this is no reader.
         """
-        if self._reader is None:
-            raise ConfigError("this is a selector; load a reader to read")
+        self._part("read")
         asked, many = _list(question)
         told, _ = _list(context)
         examples = [_example(index, text, [paragraph]) for index, text, paragraph in _pairs(asked, told)]
-        readings: list[ReadPrediction] = list(self._reader.predict(self._task, examples))
-        return _one(readings, many)
+        return _one(self._predict("read", examples), many)
 
     @overload
     def select(  # type: ignore[overload-overlap]  # a str is a sequence of str, and means one question
@@ -113,11 +104,9 @@ class Model:
             DataError: a text is empty, there is no paragraph, or the question does not fit the window.
             ConfigError: there is no selector.
         """
-        if self._selector is None:
-            raise ConfigError("there is no selector; load one, or give a reader selector=…")
+        self._part("select")
         examples, many = _examples(question, contexts)
-        selections: list[SelectPrediction] = list(self._selector.predict(SelectTask(), examples))
-        return _one(selections, many)
+        return _one(self._predict("select", examples), many)
 
     @overload
     def answer(  # type: ignore[overload-overlap]  # a str is a sequence of str, and means one question
@@ -132,13 +121,68 @@ class Model:
 
         Raises:
             DataError: a text is empty, there is no paragraph, or the question does not fit the window.
-            ConfigError: this is a selector.
+            ConfigError: this is no reader.
         """
-        if self._reader is None:
-            raise ConfigError("this is a selector; load a reader with selector=… to answer")
+        reader, read_task = self._part("read")
+        selector, select_task = self._parts.get("select", (None, None))
         examples, many = _examples(question, contexts)
-        answerer = Answerer(self._reader, self._selector, read_task=self._task, joint=self._joint)
+        answerer = Answerer(reader, selector, read_task=read_task, select_task=select_task, joint=self._joint)
         return _one(list(answerer.predict(examples)), many)
+
+    @overload
+    def intent(self, text: str) -> IntentPrediction: ...  # type: ignore[overload-overlap]  # a str is one utterance
+    @overload
+    def intent(self, text: Sequence[str]) -> list[IntentPrediction]: ...
+    def intent(self, text: str | Sequence[str]) -> IntentPrediction | list[IntentPrediction]:
+        """Say what an utterance is about.
+
+        Raises:
+            DataError: a text is empty.
+            ConfigError: this is no intent classifier.
+        """
+        self._part("intent")
+        texts, many = _list(text)
+        examples = [IntentExample(str(index), one, None) for index, one in enumerate(texts)]
+        return _one(self._predict("intent", examples), many)
+
+    @overload
+    def slots(self, text: str) -> SlotPrediction: ...
+    @overload
+    def slots(
+        self, text: Sequence[str] | Sequence[Sequence[str]], *, words: bool | None = None
+    ) -> SlotPrediction | list[SlotPrediction]: ...
+    def slots(self, text: Any, *, words: bool | None = None) -> SlotPrediction | list[SlotPrediction]:
+        """Find the filled slots.
+
+        Args:
+            text: A sentence, or the words of one; or a list of either. Spans count characters of a sentence, and
+                words of a list of words.
+            words: Whether a list of texts is the words of one sentence (True) or a list of sentences (False). None:
+                sentences, if white space stands inside one of them.
+
+        Raises:
+            DataError: a text is empty, or of the wrong type.
+            ConfigError: this is no slot tagger.
+        """
+        self._part("slots")
+        if isinstance(text, str):
+            return _one(self._predict("slots", [sentence_example("0", text)]), False)
+        entries = list(text)
+        if not all(isinstance(entry, str) for entry in entries):  # lists of words, perhaps sentences among them
+            examples = [
+                sentence_example(str(index), entry)
+                if isinstance(entry, str)
+                else SlotExample(str(index), tuple(entry), None)
+                for index, entry in enumerate(entries)
+            ]
+            return _one(self._predict("slots", examples), True)
+        if words is None:
+            words = not any(len(entry.split()) > 1 for entry in entries)
+        if words:
+            return _one(self._predict("slots", [SlotExample("0", tuple(entries), None)]), False)
+        return _one(
+            self._predict("slots", [sentence_example(str(index), entry) for index, entry in enumerate(entries)]), True
+        )
 
 
 def _list(value: str | Sequence[str]) -> tuple[list[str], bool]:

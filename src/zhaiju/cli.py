@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from zhaiju.inference.engine import Engine
     from zhaiju.modeling.checkpoint import Checkpoint
 
+# The tasks, and under which name the column of a CSV has their predictions.
+COLUMNS = {"select": "answer", "read": "answer", "intent": "intent", "slots": "tags"}
+SHOWN = ("em", "f1", "accuracy", "sentence_accuracy")  # figures that a training tells of at each evaluation
 NAMED = 5  # ids that a message names before it says how many more there are
 
 app = typer.Typer(
@@ -52,6 +55,10 @@ MaxAnswer = Annotated[
 ]
 PrecisionOption = Annotated[str, typer.Option(help="fp32 or bf16.")]
 BatchTokens = Annotated[int, typer.Option(help="Tokens of a batch, padding included.", min=1)]
+Split = Annotated[
+    str | None, typer.Option(help="intent: which part of a CLINC150 file: train, val or test. Default: test.")
+]
+Bio = Annotated[str, typer.Option(help="slots: a malformed tag is an error (strict), or read as B- (repair).")]
 SkipFaulty = Annotated[bool, typer.Option("--skip-faulty", help="Leave faulty rows out, counted, instead of stopping.")]
 
 
@@ -163,7 +170,7 @@ def tokens(
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="select or read.")],
+    task: Annotated[str, typer.Argument(help="select, read, intent or slots.")],
     *,
     train: Annotated[list[Path], typer.Option("--train", help="Training data; may be given again.")],
     output: Annotated[
@@ -182,7 +189,15 @@ def train(
     from zhaiju.training import run as training
     from zhaiju.training.loop import Evaluated, Event, Started, Stepped
 
-    data = training.load_train_data(train, dev or (), context=context, seed=chosen.seed, skip_faulty=chosen.skip_faulty)
+    data = training.load_train_data(
+        task,
+        train,
+        dev or (),
+        context=context,
+        seed=chosen.split_seed,
+        bio=chosen.bio,
+        skip_faulty=chosen.skip_faulty,
+    )
     _report_log(data.log)
     ui.note(f"{task}: {len(data.train)} training and {len(data.dev)} dev examples")
     with ui.progress("training", None) as advance:
@@ -195,7 +210,7 @@ def train(
             elif isinstance(event, Stepped):
                 advance(1, note=f"loss {event.loss:.3f}, {event.tokens / event.seconds:,.0f} tokens/s")
             elif isinstance(event, Evaluated):
-                primary = {name: value for name, value in event.metrics.items() if name in ("em", "f1", "accuracy")}
+                primary = {name: value for name, value in event.metrics.items() if name in SHOWN}
                 shown = ", ".join(f"{name} {value:.4f}" for name, value in primary.items())
                 ui.note(f"step {event.step}: {shown}{' (best so far)' if event.best else ''}")
 
@@ -262,28 +277,43 @@ def evaluate(
     max_answer_chars: MaxAnswer = None,
     precision: PrecisionOption = "fp32",
     batch_tokens: BatchTokens = 8192,
+    split: Split = None,
+    bio: Bio = "repair",
     skip_faulty: SkipFaulty = False,
     details: Annotated[Path | None, typer.Option(help="Write each prediction with its outcome, as JSONL.")] = None,
+    tables: Annotated[
+        bool, typer.Option("--tables", help="intent, slots: also each class, and what is taken for what.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Score a checkpoint on labelled data. read is given the right paragraph."""
     from zhaiju.training import evaluate as evaluation
 
     _check_output(details)
-    examples = _read_examples(data, context, skip_faulty)
-    engine, checkpoint, name = _load(what, task, window, overlap, precision, batch_tokens)
-    chosen = _task(name, checkpoint, max_answer_chars)
+    name = _task_name(what, task)
+    examples = _read_examples(name, data, context, skip_faulty, split=split or "test", bio=bio)
+    engine, checkpoint = _load(what, name, window, overlap, precision, batch_tokens)
+    chosen: Any = checkpoint.task(name, max_answer_chars=max_answer_chars)
     with _reading(data), ui.progress("evaluating", len(examples)) as advance:
-        report, predictions = evaluation.evaluate(engine, chosen, examples, progress=advance)
+        report, predictions = evaluation.evaluate(
+            engine, chosen, examples, threshold=checkpoint.meta.calibration.get("threshold"), progress=advance
+        )
     kinds: list[str] = []
     if name == "read":
         counts, kinds = evaluation.outcomes(
-            examples, predictions, engine=engine, max_answer_chars=chosen.max_answer_chars
+            examples, predictions, engine=engine, max_answer_chars=chosen.max_answer_chars or None
         )
         report |= {kind.replace(" ", "_"): count for kind, count in counts.items()}
     if details:
         _write_details(details, predictions, kinds)
-    _print_figures(f"{what} on {data}", report, as_json)
+    shown = evaluation.tables(name, examples, predictions) if tables else {}
+    if as_json:
+        _print_json(report | shown)
+        return
+    _print_figures(f"{what} on {data}", report, as_json=False)
+    for title, rows in shown.items():
+        print()
+        _print_rows(title, rows)
 
 
 @app.command(epilog="Example: zhaiju predict runs/read public.json --context context.json -o predictions.json")
@@ -292,7 +322,7 @@ def predict(
     data: Annotated[Path, typer.Argument(help="Questions, labelled or not.")],
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", help=".json {id: answer}, .csv (id,answer) or .jsonl with all details."),
+        typer.Option("-o", "--output", help=".json {id: prediction}, .csv or .jsonl with all details."),
     ],
     context: ContextFile = None,
     task: Annotated[str | None, typer.Option(help="Default: the checkpoint's own, else read.")] = None,
@@ -301,16 +331,23 @@ def predict(
     max_answer_chars: MaxAnswer = None,
     precision: PrecisionOption = "fp32",
     batch_tokens: BatchTokens = 8192,
+    split: Split = None,
+    bio: Bio = "repair",
     skip_faulty: SkipFaulty = False,
     as_json: AsJson = False,
 ) -> None:
-    """Predict and write the predictions. select gives the index (or name) of a paragraph, read a quote."""
+    """Predict and write the predictions.
+
+    select gives the index (or name) of a paragraph, read a quote, intent a class, slots the tags joined by spaces.
+    """
     _check_output(output)
-    examples = _read_examples(data, context, skip_faulty)
-    engine, checkpoint, name = _load(what, task, window, overlap, precision, batch_tokens)
+    name = _task_name(what, task)
+    examples = _read_examples(name, data, context, skip_faulty, split=split or "test", bio=bio)
+    engine, checkpoint = _load(what, name, window, overlap, precision, batch_tokens)
+    chosen = checkpoint.task(name, max_answer_chars=max_answer_chars)
     with _reading(data), ui.progress("predicting", len(examples)) as advance:
-        predictions = list(engine.predict(_task(name, checkpoint, max_answer_chars), examples, progress=advance))
-    _write_predictions(output, predictions)
+        predictions = list(engine.predict(chosen, examples, progress=advance))
+    _write_predictions(output, predictions, COLUMNS[name])
     _print_figures(str(output), {"count": len(predictions)}, as_json)
 
 
@@ -359,17 +396,19 @@ def answer(
     if selector is None and (pipeline or fit or k is not None or weight is not None):
         raise ConfigError("--pipeline, --fit, --k and --weight need --selector; without one every candidate is read")
     _check_output(output, details)
-    examples = _read_examples(questions, context, skip_faulty)
-    reading, checkpoint, _ = _load(reader, "read", window, overlap, precision, batch_tokens)
-    selecting = where = None
+    examples = _read_examples("read", questions, context, skip_faulty)
+    reading, checkpoint = _load(reader, "read", window, overlap, precision, batch_tokens)
+    selecting = where = select_task = None
     if selector is not None:
-        selecting, chosen, _ = _load(selector, "select", window, overlap, precision, batch_tokens)
-        where = chosen.where
-    task = _task("read", checkpoint, max_answer_chars)
+        selecting, chosen = _load(selector, "select", window, overlap, precision, batch_tokens)
+        where, select_task = chosen.where, chosen.task("select")
+    task = checkpoint.task("read", max_answer_chars=max_answer_chars)
     assert isinstance(task, ReadTask)
-    answerer = Answerer(reading, selecting, read_task=task, joint=PIPELINE if pipeline else None)
+    answerer = Answerer(
+        reading, selecting, read_task=task, select_task=select_task, joint=PIPELINE if pipeline else None
+    )
     if fit is not None:
-        labelled = _read_examples(fit, context, skip_faulty)
+        labelled = _read_examples("read", fit, context, skip_faulty)
         with _reading(fit), ui.progress("fitting k and λ", len(labelled)) as advance:
             joint, grid = answerer.fit(labelled, progress=advance)
         best = next(entry for entry in grid if (entry["k"], entry["weight"]) == (joint.k, joint.weight))
@@ -395,7 +434,7 @@ def answer(
         answerer.joint = Joint(now.k if k is None else k, now.weight if weight is None else weight)
     with _reading(questions), ui.progress("answering", len(examples)) as advance:
         predictions = list(answerer.predict(examples, progress=advance))
-    _write_predictions(output, predictions)
+    _write_predictions(output, predictions, COLUMNS["read"])
     report: dict[str, Any] = {
         "count": len(predictions),
         "k": answerer.joint.k,
@@ -412,7 +451,9 @@ def answer(
             ui.note(f"{len(known)} of {len(examples)} questions are labelled; the figures are theirs")
         report |= task.score(known, answers)
         report["accuracy"] = sum(prediction.index == example.relevant for example, prediction in judged) / len(known)
-        counts, kinds = evaluation.outcomes(known, answers, engine=reading, max_answer_chars=task.max_answer_chars)
+        counts, kinds = evaluation.outcomes(
+            known, answers, engine=reading, max_answer_chars=task.max_answer_chars or None
+        )
         report |= {kind.replace(" ", "_"): count for kind, count in counts.items()}
         rest = iter(kinds)
         outcomes = [next(rest) if example.gold or example.impossible else None for example in examples]
@@ -426,35 +467,191 @@ def answer(
 @app.command(epilog="Example: zhaiju score public.json predictions.json")
 def score(
     gold: Annotated[Path, typer.Argument(help="Labelled data.")],
-    predictions: Annotated[Path, typer.Argument(help="{id: answer} as JSON, or CSV with the columns id,answer.")],
+    predictions: Annotated[
+        Path, typer.Argument(help="{id: prediction} as JSON, or CSV with the columns id and answer, intent or tags.")
+    ],
+    task: Annotated[
+        str | None, typer.Option(help="select, read, intent or slots. Default: what the files look like.")
+    ] = None,
+    split: Split = None,
+    bio: Bio = "repair",
     as_json: AsJson = False,
 ) -> None:
-    """Score predictions against gold: {'count': …, 'em': …, 'f1': …} by the course's definition."""
-    from zhaiju.data.formats import gold_answers, gold_choices
-    from zhaiju.tasks import metrics
+    """Score predictions against gold: {'count': …, 'em': …, 'f1': …} by the course's definition.
 
+    Or accuracy for chosen paragraphs and intents, seqeval's F1 for slots.
+    """
+    from zhaiju.data.formats import gold_answers, gold_choices
+    from zhaiju.data.labelled import gold_labels, gold_tags, kind_of
+    from zhaiju.tasks import metrics, tagging
+
+    if task is not None:
+        _known_task(task)
+    kind = task or kind_of(gold)
     values = _read_predictions(predictions)
-    if values and all(isinstance(value, int) for value in values.values()):
-        choices = gold_choices(gold)
-        lost = metrics.missing(choices, values)
-        report = metrics.accuracy([values.get(row) == choice for row, choice in choices.items()])
+    segmenter = {}
+    known: Mapping[str, Any]
+    if kind == "intent":
+        known = gold_labels(gold, split or "test")
+        found = [str(values.get(row, "")) for row in known]
+        report = tagging.intent_report(list(known.values()), found, [0.0] * len(found))
+        report.pop("oos_auroc", None)  # these files have no confidences
+        primary = ["count", "accuracy", "macro_f1"]
+    elif kind == "slots":
+        tags = known = gold_tags(gold, _bio(bio))
+        predicted = [_tags(row, values.get(row), len(own), predictions) for row, own in tags.items()]
+        report = tagging.slot_report(list(tags.values()), predicted, [[1] * len(own) for own in tags.values()])
+        for name in ("f1_all_pieces", "token_accuracy_all_pieces"):  # nor do they know of pieces
+            report.pop(name)
+        primary = ["count", "f1", "token_accuracy", "sentence_accuracy"]
+    elif task == "select" or (task is None and values and all(isinstance(value, int) for value in values.values())):
+        choices = known = gold_choices(gold)
+        report = metrics.accuracy([_is_choice(values.get(row), choice) for row, choice in choices.items()])
         primary = ["count", "accuracy"]
     else:
-        answers = gold_answers(gold)
-        lost = metrics.missing(answers, values)
+        answers = known = gold_answers(gold)
         report = metrics.score_answers(answers, {row: str(value) for row, value in values.items()})
+        segmenter = {"segmenter": metrics.segmenter()}
         primary = ["count", "em", "f1"]
+    lost = metrics.missing(known, values)
     if lost:
         ui.note(
             f"{len(lost)} of {report['count']} ids have no prediction and score 0: {', '.join(lost[:NAMED])}"
             f"{' …' if len(lost) > NAMED else ''}"
         )
     if as_json:
-        _print_json(report | {"segmenter": metrics.segmenter(), "missing_ids": lost})
+        _print_json(report | segmenter | {"missing_ids": lost})
     else:
         print({name: report[name] for name in primary})
         others = ", ".join(f"{name} {value:.4f}" for name, value in report.items() if name not in (*primary, "missing"))
-        ui.note(f"{others}; words cut by {metrics.segmenter()}")
+        ui.note(others + "".join(f"; words cut by {name}" for name in segmenter.values()))
+
+
+def _is_choice(value: str | int | None, choice: int) -> bool:
+    return value is not None and str(value) == str(choice)
+
+
+def _tags(row: str, value: str | int | None, count: int, path: Path) -> list[str]:
+    """Predicted tags. Where there are none, tags that no gold has: a missing row scores 0, its O included."""
+    if value is None:
+        return ["?"] * count
+    tags = str(value).split()
+    if len(tags) != count:
+        raise DataError(
+            "not as many tags as words", file=path, row=row, field="tags", found=tags, expected=f"{count} tags"
+        )
+    return tags
+
+
+def _bio(value: str) -> Any:
+    if value not in ("strict", "repair"):
+        raise ConfigError(f"bio {value!r} is not one of strict, repair")
+    return value
+
+
+@app.command(epilog="Example: zhaiju calibrate runs/read public.json --context context.json")
+def calibrate(
+    what: Annotated[str, typer.Argument(help="A run or a checkpoint directory; what is fitted is kept in it.")],
+    data: Annotated[Path, typer.Argument(help="Labelled data, best not what it was trained on.")],
+    context: ContextFile = None,
+    task: Annotated[str | None, typer.Option(help="Default: the checkpoint's own, else read.")] = None,
+    risk: Annotated[
+        float, typer.Option(help="Share of wrong predictions to accept; sets the threshold.", min=0, max=1)
+    ] = 0.05,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Draw it here: NAME gives NAME.png and NAME.svg.")
+    ] = None,
+    precision: PrecisionOption = "fp32",
+    batch_tokens: BatchTokens = 8192,
+    split: Split = None,
+    bio: Bio = "repair",
+    skip_faulty: SkipFaulty = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make confidences mean what they say: fit a temperature, and the threshold of abstention."""
+    from zhaiju.inference.calibrate import calibrate as fit
+    from zhaiju.inference.calibrate import calibration_record
+    from zhaiju.modeling.checkpoint import save_calibration
+
+    name = _task_name(what, task)
+    examples = _read_examples(name, data, context, skip_faulty, split=split or "val", bio=bio)
+    engine, checkpoint = _load(what, name, None, None, precision, batch_tokens)
+    with _reading(data), ui.progress("calibrating", len(examples)) as advance:
+        found, before, after = fit(engine, checkpoint.task(name), examples, risk=risk, progress=advance)
+    kept = save_calibration(checkpoint.where, found.to_json())
+    ui.note(f"kept in {kept}")
+    if output is not None:
+        from zhaiju.training.figures import draw_calibration
+
+        for path in draw_calibration(output, calibration_record(found, before, after)):
+            ui.note(f"wrote {path}")
+    _print_figures(f"{what} on {data}", found.to_json(), as_json)
+
+
+@app.command(epilog="Example: zhaiju curves runs/read runs/read-scratch -o curves")
+def curves(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, finished or not.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Directory for curves.png, curves.svg and curves.html. Default: the run."),
+    ] = None,
+    title: Annotated[list[str] | None, typer.Option(help="A run's name in the picture; one for each.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Draw scores, loss and learning rate over the steps, the best step marked."""
+    from zhaiju.training.curves import draw_curves
+
+    if title and len(title) != len(runs):
+        raise ConfigError(f"{len(title)} titles for {len(runs)} runs; give one for each")
+    if output is None and len(runs) > 1:
+        raise ConfigError("several runs: say with -o where to draw them")
+    written = draw_curves(runs, output or runs[0], titles=title or None)
+    if as_json:
+        _print_json({"files": [str(path) for path in written]})
+    else:
+        for path in written:
+            print(path)
+
+
+@app.command(epilog="Example: zhaiju compare runs/pretrained runs/scratch")
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Runs to compare with the first one.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled data to judge them on. Default: what each finished run left.")
+    ] = None,
+    context: ContextFile = None,
+    precision: PrecisionOption = "fp32",
+    batch_tokens: BatchTokens = 8192,
+    split: Split = None,
+    bio: Bio = "repair",
+    as_json: AsJson = False,
+) -> None:
+    """Table runs on the same examples: 95 % bootstrap intervals, and a paired test against the first one."""
+    from zhaiju.training.compare import Outcomes, load_outcomes
+    from zhaiju.training.compare import compare as tabulate
+    from zhaiju.training.names import distinct
+
+    names = distinct(runs)
+    outcomes = []
+    for what, name in zip(runs, names, strict=True):
+        if data is None:
+            outcomes.append(load_outcomes(Path(what), name))
+            continue
+        task = _task_name(what, None)
+        examples = _read_examples(task, data, context, skip_faulty=False, split=split or "test", bio=bio)
+        engine, checkpoint = _load(what, task, None, None, precision, batch_tokens)
+        chosen = checkpoint.task(task)
+        with _reading(data), ui.progress(f"evaluating {name}", len(examples)) as advance:
+            judgement = chosen.judge(examples, list(engine.predict(chosen, examples, progress=advance)))
+        outcomes.append(Outcomes(name, task, tuple(example.id for example in examples), judgement.ratios))
+    tables = tabulate(outcomes)
+    if as_json:
+        _print_json(tables)
+        return
+    _print_rows("", tables["figures"])
+    if tables["differences"]:
+        print()
+        _print_rows("", tables["differences"])
 
 
 @contextmanager
@@ -467,37 +664,37 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _known_task(task: str) -> None:
-    names = ("select", "read")
-    if task not in names:
-        raise ConfigError(f"task {task!r} is not one of {', '.join(names)}")
+    if task not in COLUMNS:
+        raise ConfigError(f"task {task!r} is not one of {', '.join(COLUMNS)}")
+
+
+def _task_name(what: str, task: str | None) -> str:
+    if task is not None:
+        _known_task(task)
+        return task
+    from zhaiju.modeling.checkpoint import read_meta, resolve
+
+    return read_meta(resolve(what)).task or "read"
 
 
 def _load(
-    what: str, task: str | None, window: int | None, overlap: int | None, precision: str, batch_tokens: int
-) -> tuple[Engine, Checkpoint, str]:
-    if task is not None:
-        _known_task(task)
-    from zhaiju.api import make_engine
-    from zhaiju.modeling.checkpoint import load, read_meta, resolve
+    what: str, task: str, window: int | None, overlap: int | None, precision: str, batch_tokens: int
+) -> tuple[Engine, Checkpoint]:
+    from zhaiju.inference.engine import make_engine
+    from zhaiju.modeling.checkpoint import load
 
-    name = task or read_meta(resolve(what)).task or "read"
-    checkpoint = load(what, name, window=window, overlap=overlap)
-    return make_engine(checkpoint, precision=precision, batch_tokens=batch_tokens), checkpoint, name
+    checkpoint = load(what, task, window=window, overlap=overlap)
+    return make_engine(checkpoint, precision=precision, batch_tokens=batch_tokens), checkpoint
 
 
-def _task(name: str, checkpoint: Checkpoint, max_answer_chars: int | None) -> Any:
-    from zhaiju.api import read_task
-    from zhaiju.tasks import SelectTask
-
-    return SelectTask() if name == "select" else read_task(checkpoint, max_answer_chars=max_answer_chars)
-
-
-def _read_examples(data: Path, context: Path | None, skip_faulty: bool) -> list[QAExample]:
-    from zhaiju.data.formats import ReadLog, context_file, load_contexts, read_qa
+def _read_examples(
+    task: str, data: Path, context: Path | None, skip_faulty: bool, *, split: str = "test", bio: str = "repair"
+) -> list[Any]:
+    from zhaiju.data.formats import ReadLog
+    from zhaiju.data.readers import read_all
 
     log = ReadLog(skip_faulty=skip_faulty)
-    context = context or context_file(data)
-    examples = list(read_qa(data, contexts=load_contexts(context) if context else None, log=log))
+    examples = read_all(task, data, context=context, split=split, bio=_bio(bio), log=log)
     _report_log(log)
     return examples
 
@@ -507,6 +704,8 @@ def _report_log(log: ReadLog) -> None:
         ui.note(
             f"{len(log.misaligned)} answers do not stand at their offset, first {log.misaligned[0]}; see zhaiju check"
         )
+    if log.repaired:
+        ui.note(f"{log.repaired} malformed I- tags read as B- (see --bio)")
     if log.skipped:
         ui.note(f"{len(log.skipped)} faulty rows left out, first {log.skipped[0]}")
 
@@ -514,6 +713,10 @@ def _report_log(log: ReadLog) -> None:
 def _answer_value(prediction: Any) -> str | int:
     if hasattr(prediction, "answer"):
         return str(prediction.answer)
+    if hasattr(prediction, "tags"):
+        return " ".join(prediction.tags)
+    if hasattr(prediction, "label"):
+        return str(prediction.label)
     source = str(prediction.source)
     return int(source) if re.fullmatch("0|[1-9][0-9]{0,17}", source) else source  # "007" and "²" are names
 
@@ -525,12 +728,12 @@ def _check_output(*paths: Path | None) -> None:
             raise OutputError(f"cannot write {path}: it is a directory, expected a file")
 
 
-def _write_predictions(path: Path, predictions: Sequence[Any]) -> None:
+def _write_predictions(path: Path, predictions: Sequence[Any], column: str) -> None:
     suffix = path.suffix.lower()
     if suffix == ".csv":
         with files.atomic_open(path) as stream:
             writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(["id", "answer"])
+            writer.writerow(["id", column])
             writer.writerows([prediction.id, _answer_value(prediction)] for prediction in predictions)
     elif suffix in (".jsonl", ".ndjson"):
         _write_details(path, predictions, [])
@@ -560,6 +763,8 @@ def _read_predictions(path: Path) -> dict[str, str | int]:
         values = cursor.value()
         cursor.end()
     for row, value in values.items():
+        if isinstance(value, list) and all(isinstance(tag, str) for tag in value):
+            value = values[row] = " ".join(value)  # tags
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise DataError("wrong type", file=path, row=row, found=value, expected="a text, or a paragraph's index")
         if isinstance(value, str):
@@ -578,12 +783,15 @@ def _csv_predictions(path: Path) -> Iterable[tuple[str, str]]:
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     rows = csv.DictReader(io.StringIO(text, newline=""))
     try:
-        if not rows.fieldnames or not {"id", "answer"} <= set(rows.fieldnames):
-            raise DataError("wrong columns", file=path, found=rows.fieldnames, expected="id,answer")
+        names = set(rows.fieldnames or ())
+        column = next((name for name in dict.fromkeys(COLUMNS.values()) if name in names), None)
+        if column is None or "id" not in names:
+            expected = "id and one of " + ", ".join(dict.fromkeys(COLUMNS.values()))
+            raise DataError("wrong columns", file=path, found=rows.fieldnames, expected=expected)
         for number, row in enumerate(rows, 2):
-            if row["id"] is None or row["answer"] is None:
-                raise DataError("too few columns", file=path, row=f"line {number}", expected="id,answer")
-            yield row["id"], row["answer"]
+            if row["id"] is None or row[column] is None:
+                raise DataError("too few columns", file=path, row=f"line {number}", expected=f"id,{column}")
+            yield row["id"], row[column]
     except csv.Error as error:
         raise DataError(f"not CSV ({error})", file=path, row=f"line {rows.line_num}") from None
 
@@ -596,6 +804,15 @@ def _show_answer(example: QAExample, prediction: ReadPrediction) -> None:
         f"    paragraph {ui.visible(prediction.source)}, characters {prediction.start}–{prediction.end}, "
         f"confidence {prediction.score:.0%}\n"
     )
+
+
+def _print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    columns = list(rows[0]) if rows else []
+    ui.table(title, columns, [[_cell(row[column]) for column in columns] for row in rows])
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else ui.visible(str(value))
 
 
 def _print_figures(title: str, report: Mapping[str, Any], as_json: bool) -> None:

@@ -66,20 +66,37 @@ class TrainSettings:
         1.0, "read: share of the windows without an answer that an epoch trains on.", low=0, high=1
     )
     max_answer_chars: int = setting(50, "read: longest quote in characters; 0: no limit.", low=0, high=1 << 31)
+    bio: str = setting(
+        "repair",
+        "slots: refuse an I- tag that begins a slot (strict), or read it as B- (repair).",
+        choices=("strict", "repair"),
+    )
     lr: float = setting(3e-5, "Highest learning rate (AdamW).", low=0)
     epochs: int = setting(3, "Times that the training data is gone through.", low=1)
     max_steps: int = setting(0, "Stop after this many steps, whatever the epochs; 0: by epochs.", low=0)
     warmup: float = setting(0.1, "Share of the steps over which the learning rate rises.", low=0, high=1)
     weight_decay: float = setting(0.01, "Weight decay, biases and norms excepted.", low=0)
+    label_smoothing: float = setting(
+        0.0, "Share of each target that is spread evenly over all outcomes.", low=0, high=0.9
+    )
     clip: float = setting(1.0, "Largest gradient norm; 0: no clipping.", low=0)
     batch_tokens: int = setting(8192, "Tokens of a batch, padding included.", low=16)
-    batch_size: int = setting(0, "Most questions (select) or windows (read) of a batch; 0: as many as fit.", low=0)
+    batch_size: int = setting(0, "Most questions, windows (read) or utterances of a batch; 0: as many as fit.", low=0)
     accumulation: int = setting(1, "Batches to a step.", low=1)
     precision: str = setting("fp32", "Precision of the passes; weights stay fp32.", choices=("fp32", "bf16"))
     eval_every: int = setting(0, "Steps between evaluations on the dev set; 0: after each epoch.", low=0)
+    eval_train: int = setting(
+        0, "Training examples to score beside the dev set, as train_…; 0: none.", low=0, high=1 << 31
+    )
     save_every: int = setting(0, "Steps between checkpoints beside those of evaluations; 0: none.", low=0)
     patience: int = setting(0, "Stop after this many evaluations without a better one; 0: never.", low=0)
     seed: int = setting(0, "Seed of weights, order, draws and dropout.", low=0, high=(1 << 63) - 1)
+    split_seed: int = setting(
+        0, "Seed of the tenth that is held out where no dev data is named.", low=0, high=(1 << 63) - 1
+    )
+    risk: float = setting(
+        0.05, "Share of wrong predictions that is accepted: sets the threshold of abstention.", low=0, high=1
+    )
     threads: int = setting(0, "CPU threads; 0: one a core.", low=0, high=1 << 16)
     skip_faulty: bool = setting(False, "Leave faulty rows out, counted, instead of stopping at the first.")
 

@@ -65,9 +65,9 @@ def demo(sample: Path, run: Path) -> dict[str, dict[str, float]]:
     Returns:
         The figures of the last table: for each way its `accuracy`, `em` and `f1`.
     """
-    from zhaiju.api import make_engine, read_task
     from zhaiju.data.formats import load_contexts, read_qa
     from zhaiju.inference.answer import Answerer
+    from zhaiju.inference.engine import make_engine
     from zhaiju.modeling.checkpoint import load
 
     began = time.perf_counter()
@@ -75,8 +75,13 @@ def demo(sample: Path, run: Path) -> dict[str, dict[str, float]]:
         _train(task, settings, sample, run / task)
     contexts = load_contexts(sample / "context.json")
     examples = list(read_qa(sample / "held_out.json", contexts=contexts))
-    reading = load(run / "read", "read")
-    answerer = Answerer(make_engine(reading), make_engine(load(run / "select", "select")), read_task=read_task(reading))
+    reading, selecting = load(run / "read", "read"), load(run / "select", "select")
+    answerer = Answerer(
+        make_engine(reading),
+        make_engine(selecting),
+        read_task=reading.task("read"),
+        select_task=selecting.task("select"),
+    )
     predictions = list(answerer.predict(examples))
     out = ui.console()
     out.print(f"\nHeld-out questions, {SHOWN} of {len(examples)}:\n", style="bold")
@@ -138,7 +143,9 @@ def _train(name: str, settings: TrainSettings, sample: Path, run: Path) -> None:
     from zhaiju.training import run as training
     from zhaiju.training.loop import Event, Started, Stepped
 
-    data = training.load_train_data([sample / "train.json"], context=sample / "context.json", seed=settings.seed)
+    data = training.load_train_data(
+        name, [sample / "train.json"], context=sample / "context.json", seed=settings.split_seed
+    )
     with ui.progress(f"training {name} from random weights", None) as advance:
 
         def on_event(event: Event) -> None:

@@ -7,7 +7,7 @@ piece, the same token is never computed twice, and no character is ever cut away
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -49,17 +49,19 @@ class Tokens:
 
 @dataclass(slots=True, eq=False)
 class Window:
-    """What the encoder gets: the question and as much of a context as fits.
+    """What the encoder gets: as much of a text as fits, before it the question if there is one.
+
+    Places are characters of the original text (of the context where there is a question), or words where the text
+    came as a list of words.
 
     Attributes:
         input_ids: int32 [T].
         token_type_ids: int32 [T].
-        starts: int32 [T], first character of each context token in the original context, -1 for other tokens.
-        ends: int32 [T], the character after it, -1 for other tokens.
+        starts: int32 [T], first place of each of the text's tokens, -1 for other tokens.
+        ends: int32 [T], the place after it, -1 for other tokens.
         choice: Index of the context among the example's candidates.
-        start: First character of the context that the window holds.
-        end: Character after the last.
-        labels: What the task trains on, filled in by it.
+        start: First place that the window holds.
+        end: Place after the last.
     """
 
     input_ids: Ints
@@ -69,10 +71,23 @@ class Window:
     choice: int
     start: int
     end: int
-    labels: Any = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What stands before and after a window's slice of the text: ids and types of each."""
+
+    head: tuple[int, ...]
+    head_types: tuple[int, ...]
+    tail: tuple[int, ...]
+    tail_types: tuple[int, ...]
+    text_type: int
+
+    def __len__(self) -> int:
+        return len(self.head) + len(self.tail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +143,7 @@ class Encoding:
         self.overlap = overlap
         self.script = script
         self.match_types = match_types
-        self._cache: OrderedDict[str, Tokens] = OrderedDict()
+        self._cache: OrderedDict[str | tuple[str, ...], Tokens] = OrderedDict()
 
     @property
     def pad_id(self) -> int:
@@ -151,31 +166,63 @@ class Encoding:
         around = [tuple(types[cut]) for cut in cuts]
         return Template(prefix, middle, suffix, (around[0], types[first[0]], around[1], types[second[0]], around[2]))
 
+    @cached_property
+    def frame(self) -> Frame:
+        """What a tokenizer puts around a text that stands alone, learnt in the same way."""
+        probe = self.tokenizer("a", return_token_type_ids=True)
+        ids = list(probe["input_ids"])
+        types = list(probe.get("token_type_ids") or [0] * len(ids))
+        text = [place for place, side in enumerate(probe.sequence_ids(0)) if side == 0]
+        if not text:
+            raise CheckpointError(f"{type(self.tokenizer).__name__} gives no token for a letter")
+        head, tail = slice(0, text[0]), slice(text[-1] + 1, None)
+        return Frame(tuple(ids[head]), tuple(types[head]), tuple(ids[tail]), tuple(types[tail]), types[text[0]])
+
     def tokens(self, text: str) -> Tokens:
         """Tokenise a text whole, however long. The last few thousand results are kept."""
-        known = self._cache.get(text)
+        return self._remember(text, lambda: self._tokenise(text))
+
+    def words(self, words: Sequence[str]) -> Tokens:
+        """Tokenise a list of words; `starts` and `ends` then count words. A blank word has no token."""
+        key = tuple(words)
+        return self._remember(key, lambda: self._tokenise_words(key))
+
+    def _remember(self, key: str | tuple[str, ...], make: Callable[[], Tokens]) -> Tokens:
+        known = self._cache.get(key)
         if known is not None:
-            self._cache.move_to_end(text)
+            self._cache.move_to_end(key)
             return known
+        tokens = self._cache[key] = make()
+        if len(self._cache) > CACHED_TEXTS:
+            self._cache.popitem(last=False)
+        return tokens
+
+    @property
+    def _backend(self) -> Any:
         backend = self.tokenizer.backend_tokenizer
         # Set here because a call of the tokenizer resets them: whatever its files say, nothing is cut away, and a
         # "[SEP]" that stands in a text is a text.
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = True
-        encoded = backend.encode(convert(text, self.script), add_special_tokens=False)
+        return backend
+
+    def _tokenise(self, text: str) -> Tokens:
+        encoded = self._backend.encode(convert(text, self.script), add_special_tokens=False)
         offsets = np.asarray(encoded.offsets, dtype=np.int32).reshape(-1, 2)
-        tokens = Tokens(
+        return Tokens(
             np.asarray(encoded.ids, dtype=np.int32),
             # A piece of a character that several tokens share may be given no width or a step back.
             np.maximum.accumulate(offsets[:, 0]) if len(offsets) else offsets[:, 0],
             np.maximum.accumulate(offsets[:, 1]) if len(offsets) else offsets[:, 1],
             _codes(text) if self.match_types else None,
         )
-        self._cache[text] = tokens
-        if len(self._cache) > CACHED_TEXTS:
-            self._cache.popitem(last=False)
-        return tokens
+
+    def _tokenise_words(self, words: Sequence[str]) -> Tokens:
+        converted = [convert(word, self.script) for word in words]
+        encoded = self._backend.encode(converted, is_pretokenized=True, add_special_tokens=False)
+        places = np.asarray(encoded.word_ids, dtype=np.int32).reshape(-1)
+        return Tokens(np.asarray(encoded.ids, dtype=np.int32), places, places + 1)
 
     def capacity(self, question: str) -> int:
         """How many context tokens fit into a window beside the question.
@@ -218,7 +265,21 @@ class Encoding:
                 start = min(max(first - (capacity - length) // 2, 0), len(told.ids) - capacity)
                 cuts.append((start, start + capacity))
         types = self._context_types(asked, told)
-        return [self._window(asked, told, types, a, b, choice, len(context)) for a, b in cuts]
+        frame = self._pair_frame(asked)
+        return [_window(frame, told, types, a, b, choice, len(context)) for a, b in cuts]
+
+    def text_windows(self, text: str) -> list[Window]:
+        """A text that stands alone, in windows of nearly equal length that together hold all of it."""
+        return self._alone(self.tokens(text), len(text))
+
+    def word_windows(self, words: Sequence[str]) -> list[Window]:
+        """The same for a list of words: a window's places, and the overlap, count words."""
+        return self._alone(self.words(words), len(words))
+
+    def _alone(self, told: Tokens, length: int) -> list[Window]:
+        types = np.full(len(told.ids), self.frame.text_type, dtype=np.int32)
+        cuts = cut(told, self.window - len(self.frame), self.overlap)
+        return [_window(self.frame, told, types, a, b, 0, length) for a, b in cuts]
 
     def _context_types(self, asked: Tokens, told: Tokens) -> Ints:
         plain = np.full(len(told.ids), self.template.types[3], dtype=np.int32)
@@ -226,31 +287,36 @@ class Encoding:
             return plain
         return _token_maximum(match_levels(asked.codes, told.codes), told) + 1
 
-    def _window(self, asked: Tokens, told: Tokens, types: Ints, a: int, b: int, choice: int, length: int) -> Window:
-        prefix, middle, suffix = self.template.prefix, self.template.middle, self.template.suffix
-        around = self.template.types
-        before = len(prefix) + len(asked.ids) + len(middle)
-        size = before + (b - a) + len(suffix)
-        input_ids = np.empty(size, dtype=np.int32)
-        input_ids[: len(prefix)] = prefix
-        input_ids[len(prefix) : len(prefix) + len(asked.ids)] = asked.ids
-        input_ids[before - len(middle) : before] = middle
-        input_ids[before : before + b - a] = told.ids[a:b]
-        input_ids[before + b - a :] = suffix
-        token_type_ids = np.empty(size, dtype=np.int32)
-        token_type_ids[: len(prefix)] = around[0]
-        token_type_ids[len(prefix) : len(prefix) + len(asked.ids)] = around[1]
-        token_type_ids[before - len(middle) : before] = around[2]
-        token_type_ids[before : before + b - a] = types[a:b]
-        token_type_ids[before + b - a :] = around[4]
-        starts = np.full(size, -1, dtype=np.int32)
-        ends = np.full(size, -1, dtype=np.int32)
-        starts[before : before + b - a] = told.starts[a:b]
-        ends[before : before + b - a] = told.ends[a:b]
-        # Characters between two tokens that have none themselves (white space) belong to both sides of a cut.
-        start = 0 if a == 0 else int(min(told.starts[a], told.ends[a - 1]))
-        end = length if b == len(told.ids) else int(max(told.ends[b - 1], told.starts[b]))
-        return Window(input_ids, token_type_ids, starts, ends, choice, start, end)
+    def _pair_frame(self, asked: Tokens) -> Frame:
+        template = self.template
+        return Frame(
+            (*template.prefix, *asked.ids.tolist(), *template.middle),
+            (*template.types[0], *[template.types[1]] * len(asked.ids), *template.types[2]),
+            template.suffix,
+            template.types[4],
+            template.types[3],
+        )
+
+
+def _window(frame: Frame, told: Tokens, types: Ints, a: int, b: int, choice: int, length: int) -> Window:
+    """The slice `[a, b)` of a text's tokens, framed."""
+    inside = slice(len(frame.head), len(frame.head) + b - a)
+    starts = np.full(len(frame) + b - a, -1, dtype=np.int32)
+    ends = starts.copy()
+    starts[inside] = told.starts[a:b]
+    ends[inside] = told.ends[a:b]
+    # Characters between two tokens that have none themselves (white space) belong to both sides of a cut.
+    start = 0 if a == 0 else int(min(told.starts[a], told.ends[a - 1]))
+    end = length if b == len(told.ids) else int(max(told.ends[b - 1], told.starts[b]))
+    return Window(
+        np.concatenate([frame.head, told.ids[a:b], frame.tail], dtype=np.int32, casting="unsafe"),
+        np.concatenate([frame.head_types, types[a:b], frame.tail_types], dtype=np.int32, casting="unsafe"),
+        starts,
+        ends,
+        choice,
+        start,
+        end,
+    )
 
 
 def cut(tokens: Tokens, capacity: int, overlap: int) -> list[tuple[int, int]]:

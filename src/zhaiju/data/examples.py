@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 from zhaiju.errors import DataError, verbatim
 
+OUT_OF_SCOPE = "oos"  # CLINC150's name for "none of the classes"
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
+TAG = re.compile(r"O|[BI]-\S(?:.*\S)?")
 
 
 def wrong_type(value: object, name: str | None, expected: str) -> DataError:
@@ -137,6 +140,81 @@ class QAExample:
             row=self.id,
         )
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All its texts."""
+        return (self.question, *(context.text for context in self.contexts))
+
+    def missing(self, task: str) -> str | None:
+        """The field without which a prediction for `task` cannot be scored, if it is not there."""
+        if task == "select":
+            return "relevant" if self.relevant is None else None
+        return None if self.gold or self.impossible else "answers"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScore:
+    """A class and its probability, 0..1."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class IntentPrediction:
+    """What an utterance is about.
+
+    Attributes:
+        id: The example's id.
+        label: The likeliest class.
+        score: Its probability, 0..1.
+        n_best: The likeliest classes, best first.
+        loss: Negative log-probability of the example's own class; None where it has none, or one that is not known.
+    """
+
+    id: str
+    label: str
+    score: float
+    n_best: tuple[LabelScore, ...]
+    loss: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSpan:
+    """A filled slot: half-open, in characters of the sentence (`sentence[start:end] == text`).
+
+    Where words were given and no sentence, `start` and `end` count words, and `text` is the words joined by spaces.
+    `score` is the probability of its least sure tag, 0..1.
+    """
+
+    label: str
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotPrediction:
+    """The slots of an utterance.
+
+    Attributes:
+        id: The example's id.
+        tags: A tag for each word, well-formed BIO.
+        spans: The filled slots, in order.
+        scores: Probability of each tag, 0..1.
+        pieces: Number of word pieces of each word; 0 for a blank one.
+        loss: Mean negative log-probability of the example's own tags; None where it has none, or one that is not
+            known.
+    """
+
+    id: str
+    tags: tuple[str, ...]
+    spans: tuple[SlotSpan, ...]
+    scores: tuple[float, ...]
+    pieces: tuple[int, ...]
+    loss: float | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class SelectPrediction:
@@ -197,3 +275,112 @@ class ReadPrediction:
     null_score: float | None = None
     index: int = 0
     selected: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IntentExample:
+    """An utterance and its class.
+
+    Attributes:
+        id: Unique in its file.
+        text: The utterance.
+        label: Its class; None where it is not known.
+
+    Raises:
+        DataError: the utterance or the class is empty.
+    """
+
+    id: str
+    text: str
+    label: str | None
+
+    def __post_init__(self) -> None:
+        check_text(self.text, "text")
+        if self.label is not None:
+            check_text(self.label, "intent")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All its texts."""
+        return (self.text,)
+
+    def missing(self, task: str) -> str | None:
+        """The field without which a prediction cannot be scored, if it is not there."""
+        return "intent" if self.label is None else None
+
+
+@dataclass(frozen=True, slots=True)
+class SlotExample:
+    """An utterance as words, and a tag for each.
+
+    Attributes:
+        id: Unique in its file.
+        tokens: The words, at least one; real data has empty ones.
+        tags: As many; each "O", "B-x" or "I-x", in an order that need not be well-formed. None where not known.
+        text: The sentence that the words are slices of, if there is one.
+        offsets: Half-open characters of each word in `text`, in order and without overlap.
+
+    Raises:
+        DataError: there is no word, tags or offsets are not as many, a tag has another form, or a word does not
+            stand at its place.
+    """
+
+    id: str
+    tokens: tuple[str, ...]
+    tags: tuple[str, ...] | None
+    text: str | None = None
+    offsets: tuple[tuple[int, int], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.tokens:
+            raise DataError("no word in it", field="tokens", found=[], expected="at least one", row=self.id)
+        for place, word in enumerate(self.tokens):
+            check_text(word, f"tokens[{place}]", empty_allowed=True)
+        if self.tags is not None:
+            self._as_many(self.tags, "tags")
+            for place, tag in enumerate(self.tags):
+                if not TAG.fullmatch(check_text(tag, f"tags[{place}]", empty_allowed=True)):
+                    raise DataError(
+                        "unknown form of tag",
+                        field=f"tags[{place}]",
+                        found=tag,
+                        expected="O, B- and a label, or I- and a label",
+                        row=self.id,
+                    )
+        if (self.text is None) != (self.offsets is None):
+            raise DataError("a sentence and offsets go together", field="offsets", expected="both", row=self.id)
+        if self.text is not None and self.offsets is not None:
+            self._as_many(self.offsets, "offsets")
+            self._aligned(check_text(self.text, "text"), self.offsets)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All its texts."""
+        return (" ".join(self.tokens),)
+
+    def missing(self, task: str) -> str | None:
+        """The field without which a prediction cannot be scored, if it is not there."""
+        return "tags" if self.tags is None else None
+
+    def _as_many(self, values: tuple[object, ...], name: str) -> None:
+        if len(values) != len(self.tokens):
+            raise DataError(
+                f"not as many {name} as words",
+                field=name,
+                found=verbatim(f"{len(values)} {name}"),
+                expected=f"{len(self.tokens)}, one for each word",
+                row=self.id,
+            )
+
+    def _aligned(self, text: str, offsets: tuple[tuple[int, int], ...]) -> None:
+        before = 0
+        for place, (word, (start, end)) in enumerate(zip(self.tokens, offsets, strict=True)):
+            if not before <= start <= end or text[start:end] != word:
+                raise DataError(
+                    f"word {word!r} does not stand at {start}..{end}",
+                    field=f"offsets[{place}]",
+                    found=text[max(start, 0) : max(end, 0)],
+                    expected=f"{word!r}, after the word before it",
+                    row=self.id,
+                )
+            before = end

@@ -67,11 +67,13 @@ class ReadLog:
         misaligned: Answers that do not stand at their place.
         skip_faulty: Leave rows with any other fault out instead of stopping at the first.
         skipped: The faults of those rows.
+        repaired: Number of I- tags without their beginning that were read as B- (slots).
     """
 
     misaligned: list[Misaligned] = field(default_factory=list)
     skip_faulty: bool = False
     skipped: list[DataError] = field(default_factory=list)
+    repaired: int = 0
 
 
 def load_contexts(path: str | Path) -> list[Context]:

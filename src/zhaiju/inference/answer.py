@@ -21,6 +21,7 @@ from zhaiju.data.examples import QAExample, ReadPrediction, SelectPrediction
 from zhaiju.errors import ConfigError
 from zhaiju.inference.engine import POOL_EXAMPLES, Engine, Progress
 from zhaiju.tasks import ReadTask, SelectTask
+from zhaiju.tasks.base import Task
 from zhaiju.tasks.metrics import course
 
 JOINT_FILE = "answer.json"
@@ -57,6 +58,7 @@ class Answerer:
         reader: Engine of a checkpoint for read.
         selector: Engine of a checkpoint for select; None: every candidate is read and spans alone decide.
         read_task: Settings of the span search.
+        select_task: Settings of the selector.
         joint: How both are weighed.
     """
 
@@ -65,12 +67,14 @@ class Answerer:
         reader: Engine,
         selector: Engine | None,
         *,
-        read_task: ReadTask | None = None,
+        read_task: Task[Any, Any] | None = None,
+        select_task: Task[Any, Any] | None = None,
         joint: Joint | None = None,
     ) -> None:
         self.reader = reader
         self.selector = selector
         self.read_task = read_task or ReadTask()
+        self.select_task = select_task or SelectTask()
         self.joint = joint or Joint()
 
     def predict(self, examples: Iterable[QAExample], *, progress: Progress | None = None) -> Iterator[ReadPrediction]:
@@ -87,7 +91,7 @@ class Answerer:
     ) -> Iterator[tuple[QAExample, SelectPrediction | None, list[ReadPrediction]]]:
         selections: list[SelectPrediction | None] = [None] * len(pool)
         if self.selector is not None:
-            selections = list(self.selector.predict(SelectTask(), pool))
+            selections = list(self.selector.predict(self.select_task, pool))
         wanted = [
             list(range(len(example.contexts)))
             if selected is None

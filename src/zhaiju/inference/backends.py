@@ -21,7 +21,7 @@ class Backend(Protocol):
     pad_id: int
 
     def run(self, chunk: Chunk) -> npt.NDArray[np.float32]:
-        """Logits of a chunk's windows, float32: [n, 1] or [n, 2, T] (see `Network.logits`)."""
+        """Logits of a chunk's windows, float32 [n, …] (see `Network.logits`)."""
         ...
 
 

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from zhaiju.data.batching import by_budget
 from zhaiju.data.encoding import Encoding, Window
 from zhaiju.errors import CheckpointError, DataError
-from zhaiju.inference.backends import Backend
+from zhaiju.inference.backends import Backend, Precision, TorchBackend
+from zhaiju.modeling.checkpoint import Checkpoint
 from zhaiju.modeling.memory import trim
 from zhaiju.modeling.network import PADDING_TOLERATED, pad
 from zhaiju.tasks.base import Task
@@ -111,7 +112,7 @@ class Engine:
             if not np.isfinite(logits).all():
                 raise CheckpointError("the weights give logits that are not finite numbers")
             for row, index in enumerate(batch):
-                results[index] = logits[row, ..., : len(windows[index])]
+                results[index] = task.head.unpadded(logits[row], len(windows[index]))
             self.usage.windows += len(batch)
             self.usage.tokens += int(chunk.attention_mask.sum())
             self.usage.padded += chunk.attention_mask.size
@@ -119,3 +120,13 @@ class Engine:
         for example, ours in prepared:
             yield task.decode(example, ours, results[at : at + len(ours)])
             at += len(ours)
+
+
+def make_engine(checkpoint: Checkpoint, *, precision: str = "fp32", batch_tokens: int = BATCH_TOKENS) -> Engine:
+    """An engine on PyTorch, on the GPU where there is one."""
+    import torch
+
+    if torch.cuda.is_available():
+        checkpoint.network.to("cuda")
+    backend = TorchBackend(checkpoint.network, pad_id=checkpoint.encoding.pad_id, precision=cast(Precision, precision))
+    return Engine(backend, checkpoint.encoding, batch_tokens=batch_tokens)

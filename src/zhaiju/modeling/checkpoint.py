@@ -12,19 +12,20 @@ import logging
 import os
 import pickle
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zhaiju import files
 from zhaiju.data.encoding import MATCH_TYPES, Encoding
 from zhaiju.data.script import AS_IS
 from zhaiju.data.vocabulary import Kind, build_tokenizer
 from zhaiju.errors import CheckpointError, ConfigError
 from zhaiju.modeling.network import Network
-from zhaiju.tasks import TASKS
-from zhaiju.tasks.base import Head
+from zhaiju.tasks import TASKS, make_task
+from zhaiju.tasks.base import Head, Task
 
 META_FILE = "zhaiju.json"
 UNLIMITED = 1 << 20
@@ -42,9 +43,11 @@ class Meta:
     script: str = AS_IS
     match_types: bool = False
     search: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        kinds = {"task": str, "window": int, "overlap": int, "script": str, "match_types": bool, "search": dict}
+        kinds = {"task": str, "window": int, "overlap": int, "script": str, "match_types": bool}
+        kinds |= {"search": dict, "calibration": dict}
         for name, kind in kinds.items():
             value = getattr(self, name)
             if type(value) is not kind and not (value is None and name in ("task", "window")):
@@ -52,6 +55,14 @@ class Meta:
         cap = self.search.get("max_answer_chars")
         if cap is not None and (type(cap) is not int or cap < 0):
             raise TypeError(f"max_answer_chars is {cap!r}, expected 0 or more")
+        temperature = self.calibration.get("temperature", 1.0)
+        if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+            raise TypeError(f"temperature is {temperature!r}, expected a number above 0")
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by; 1 where nothing was fitted."""
+        return float(self.calibration.get("temperature", 1.0))
 
 
 @dataclass
@@ -62,6 +73,30 @@ class Checkpoint:
     encoding: Encoding
     meta: Meta
     where: str
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes of its output layer, in the order of the logits."""
+        names = self.network.model.config.id2label
+        return tuple(str(names[index]) for index in sorted(names))
+
+    def task(self, name: str, **settings: Any) -> Task[Any, Any]:
+        """The task as this checkpoint was trained for it.
+
+        Args:
+            name: A key of TASKS.
+            settings: Override what the checkpoint says; None leaves it.
+
+        Raises:
+            CheckpointError: its classes are no tags, and it is to tag.
+        """
+        own: dict[str, Any] = {"temperature": self.meta.temperature, **self.meta.search}
+        if TASKS[name].head.over == "labels":
+            own["labels"] = self.labels
+            if name == "slots" and (wrong := not_tags(self.labels)):
+                raise CheckpointError(f"{self.where} tells {wrong!r} apart, expected O, B-… and I-…; is it a tagger?")
+        own |= {key: value for key, value in settings.items() if value is not None}
+        return make_task(name, **own)
 
 
 @dataclass(frozen=True)
@@ -146,6 +181,7 @@ def load(
     overlap: int | None = None,
     script: str | None = None,
     match_types: bool | None = None,
+    labels: Sequence[str] | None = None,
     head_required: bool = True,
 ) -> Checkpoint:
     """Load a checkpoint for a task.
@@ -157,6 +193,7 @@ def load(
         overlap: Characters shared by neighbouring windows; None: as trained.
         script: What the encoder sees; None: as trained.
         match_types: Whether token types tell what matches; None: as trained.
+        labels: Classes to tell apart, for a training to come; None: as trained.
         head_required: Refuse weights without the task's output layer; training starts it afresh instead.
 
     Raises:
@@ -173,7 +210,7 @@ def load(
     if head_required and meta.task not in (None, task):
         raise CheckpointError(f"{what} is a checkpoint for {meta.task}, expected one for {task}")
     head = TASKS[task].head
-    model = _load_model(where, head, head_required=head_required)
+    model = _load_model(where, head, labels, head_required=head_required)
     encoding = make_encoding(
         load_tokenizer(where),
         model.config,
@@ -195,6 +232,7 @@ def from_scratch(
     overlap: int,
     script: str,
     match_types: bool,
+    labels: Sequence[str] | None = None,
 ) -> Checkpoint:
     """The task's architecture with random weights.
 
@@ -208,6 +246,7 @@ def from_scratch(
         overlap: Characters shared by neighbouring windows.
         script: What the encoder sees.
         match_types: Whether token types tell what matches.
+        labels: Classes to tell apart, where the task has any.
     """
     import transformers
 
@@ -215,7 +254,7 @@ def from_scratch(
     if encoder is not None:
         where = resolve(encoder)
         tokenizer = load_tokenizer(where)
-        config = _load_config(where, head)
+        config = _load_config(where, head, labels)
     else:
         where = "scratch"
         tokenizer = build_tokenizer(texts, kind=shape.vocabulary, size=shape.vocabulary_size, script=script)
@@ -232,6 +271,7 @@ def from_scratch(
             attention_probs_dropout_prob=shape.dropout,
             pad_token_id=tokenizer.pad_token_id,
         )
+        _set_labels(config, labels)
     if match_types:
         config.type_vocab_size = MATCH_TYPES
     encoding = make_encoding(tokenizer, config, window=window, overlap=overlap, script=script, match_types=match_types)
@@ -305,14 +345,46 @@ def save(directory: Path, network: Network, encoding: Encoding, meta: Meta) -> N
         "match_types": encoding.match_types,
         "search": dict(meta.search),
     }
+    if meta.calibration:
+        values["calibration"] = dict(meta.calibration)
     (directory / META_FILE).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 
-def _load_config(where: str, head: Head) -> Any:
+def save_calibration(directory: str | Path, calibration: Mapping[str, Any]) -> Path:
+    """Keep what was fitted with a checkpoint directory, in the place of what was fitted before.
+
+    Raises:
+        ConfigError: it is a hub id, not a directory.
+    """
+    path = Path(directory) / META_FILE
+    if not path.parent.is_dir():
+        raise ConfigError(f"{directory} is not a directory, so nothing can be kept with it; download it to one")
+    values = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    files.write_json(path, values | {"calibration": dict(calibration)})
+    return path
+
+
+def not_tags(labels: Iterable[str]) -> str | None:
+    """The first of `labels` that is no BIO tag; "O" if that one is missing; None if all is well."""
+    names = list(labels)
+    wrong = [name for name in names if name != "O" and not (name[:2] in ("B-", "I-") and name[2:])]
+    return wrong[0] if wrong else None if "O" in names else "no O"
+
+
+def _set_labels(config: Any, labels: Sequence[str] | None) -> None:
+    if labels is not None:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+
+
+def _load_config(where: str, head: Head, labels: Sequence[str] | None) -> Any:
     """The encoder's config, for a model with the task's head."""
     import transformers
 
     config = _quietly(where, lambda: transformers.AutoConfig.from_pretrained(where, trust_remote_code=False))
+    if head.over == "labels":
+        _set_labels(config, labels)
+        config.problem_type = None
     if head.over == "tokens":
         config.num_labels = 2  # start and end, whatever classes the encoder told apart before
     if head.over == "choices" and config.model_type in {"roformer", "convbert"} and not hasattr(config, "summary_type"):
@@ -320,11 +392,11 @@ def _load_config(where: str, head: Head) -> Any:
     return config
 
 
-def _load_model(where: str, head: Head, *, head_required: bool) -> Any:
+def _load_model(where: str, head: Head, labels: Sequence[str] | None, *, head_required: bool) -> Any:
     import transformers
 
     auto_class = getattr(transformers, head.auto_class)
-    config = _load_config(where, head)
+    config = _load_config(where, head, labels)
     model, report = _quietly(
         where,
         lambda: auto_class.from_pretrained(

@@ -1,6 +1,7 @@
 """An encoder with a task's head: arrays of token ids in, logits or a loss out.
 
-The class axis is last: select [items, choices], read [windows, 2, tokens]. So one masked cross-entropy serves all.
+The class axis is last: select [items, choices], read [windows, 2, tokens], intent [items, L], slots
+[windows, tokens, L]. So one masked cross-entropy serves all.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from zhaiju.data.batching import by_budget
 from zhaiju.data.encoding import Window
-from zhaiju.tasks.base import Head, Item
+from zhaiju.tasks.base import IGNORED, Head, Item
 
 PADDING_TOLERATED = 0.04
 
@@ -49,17 +50,15 @@ class Batch:
 
     Attributes:
         chunks: Their windows.
-        labels: int64; "choices": [items]; "tokens": [windows, 2].
-        slots: int64 [windows], "choices" only: item x choices + choice of each window.
-        shape: "choices" only: (items, most choices).
-        count: Number of items.
+        labels: int64; "choices" and "labels": [items]; "tokens": [windows, 2]; "labels" per token: [windows, T].
+        places: int64 [windows], where windows of an item are scored together: item x choices + choice of each.
+        shape: There (items, most choices).
     """
 
     chunks: list[Chunk]
     labels: npt.NDArray[np.int64]
-    slots: npt.NDArray[np.int64] | None
-    shape: tuple[int, int] | None
-    count: int
+    places: npt.NDArray[np.int64] | None = None
+    shape: tuple[int, int] = (0, 1)
 
     @property
     def tokens(self) -> tuple[int, int]:
@@ -91,14 +90,16 @@ def collate(items: Sequence[Item], head: Head, pad_id: int) -> Batch:
     lengths = [len(window) for window in windows]
     groups = by_budget(lengths, sum(lengths) * len(lengths), waste=PADDING_TOLERATED)
     chunks = [pad([windows[index] for index in group], pad_id, group) for group in groups]
-    if head.over == "choices":
-        choices = 1 + max(window.choice for window in windows)
-        slots = np.array(
-            [place * choices + window.choice for place, item in enumerate(items) for window in item.windows]
-        )
-        labels = np.array([item.label[0] for item in items])
-        return Batch(chunks, labels, slots, (len(items), choices), len(items))
-    return Batch(chunks, np.array([item.label for item in items]), None, None, len(items))
+    if head.per_token:
+        labels = np.full((len(windows), max(lengths)), IGNORED, dtype=np.int64)
+        for row, item in enumerate(items):
+            labels[row, : len(item.label)] = item.label
+        return Batch(chunks, labels)
+    if head.over == "tokens":
+        return Batch(chunks, np.array([item.label for item in items]))
+    choices = 1 + max(window.choice for window in windows)
+    places = np.array([place * choices + window.choice for place, item in enumerate(items) for window in item.windows])
+    return Batch(chunks, np.array([item.label[0] for item in items]), places, (len(items), choices))
 
 
 class Network(nn.Module):
@@ -126,39 +127,56 @@ class Network(nn.Module):
             attention_mask: int64 [n, T].
 
         Returns:
-            float32, "choices": [n, 1]; "tokens": [n, 2, T].
+            float32, "choices": [n, 1]; "tokens": [n, 2, T]; "labels": [n, L], or [n, T, L] per token.
         """
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self.takes_types and self.types != 0:
             inputs["token_type_ids"] = token_type_ids.clamp(max=self.types - 1) if self.types else token_type_ids
         if self.head.over == "choices":
             inputs = {name: value.unsqueeze(1) for name, value in inputs.items()}  # [n, 1, T]
-            return self.model(**inputs).logits.float()  # type: ignore[no-any-return]
         output = self.model(**inputs)
-        return torch.stack([output.start_logits, output.end_logits], dim=1).float()
+        if self.head.over == "tokens":
+            return torch.stack([output.start_logits, output.end_logits], dim=1).float()
+        return output.logits.float()  # type: ignore[no-any-return]
 
-    def forward(self, batch: Batch) -> Tensor:
-        """The batch's loss, summed over its items."""
+    def forward(self, batch: Batch, smoothing: float = 0.0) -> Tensor:
+        """The batch's loss, summed over its items' targets.
+
+        Args:
+            batch: From `collate`.
+            smoothing: See `masked_cross_entropy`.
+        """
         device = next(self.parameters()).device
         labels = torch.from_numpy(batch.labels).to(device)
         outputs = [
             self.logits(*(torch.from_numpy(array).to(device) for array in arrays(chunk))) for chunk in batch.chunks
         ]
-        if batch.slots is not None and batch.shape is not None:
+        if batch.places is not None:
             rows = [row for chunk in batch.chunks for row in chunk.rows]
-            places = torch.from_numpy(batch.slots[rows]).to(device)
+            places = torch.from_numpy(batch.places[rows]).to(device)
+            if self.head.over == "labels":
+                return masked_cross_entropy(
+                    _means(torch.cat(outputs), places, len(labels)), labels, smoothing=smoothing
+                )
             scores = torch.cat(outputs).squeeze(1)  # [windows]
             best = scores.new_full((batch.shape[0] * batch.shape[1],), -torch.inf)
             best = best.scatter_reduce(0, places, scores, "amax").view(batch.shape)  # [items, choices]
-            return masked_cross_entropy(best, labels, best > -torch.inf)
-        losses = [
-            masked_cross_entropy(  # [n, 2, T], [n, 2], [n, 1, T]
-                output, labels[chunk.rows], torch.from_numpy(chunk.answerable).to(device).unsqueeze(1)
-            )
-            / 2
-            for chunk, output in zip(batch.chunks, outputs, strict=True)
-        ]
+            return masked_cross_entropy(best, labels, best > -torch.inf, smoothing=smoothing)
+        losses = []
+        for chunk, output in zip(batch.chunks, outputs, strict=True):
+            ours = labels[chunk.rows]
+            if self.head.per_token:  # [n, T, L], [n, T]
+                losses.append(masked_cross_entropy(output, ours[:, : output.shape[1]], smoothing=smoothing))
+            else:  # [n, 2, T], [n, 2], [n, 1, T]
+                answerable = torch.from_numpy(chunk.answerable).to(device).unsqueeze(1)
+                losses.append(masked_cross_entropy(output, ours, answerable, smoothing=smoothing) / 2)
         return torch.stack(losses).sum()
+
+
+def _means(logits: Tensor, places: Tensor, items: int) -> Tensor:
+    """Mean of the rows [windows, L] of each of `items` items: an utterance that needs several windows."""
+    sums = logits.new_zeros(items, logits.shape[1]).index_add(0, places, logits)
+    return sums / torch.bincount(places, minlength=items).unsqueeze(1)
 
 
 def arrays(chunk: Chunk) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -166,13 +184,23 @@ def arrays(chunk: Chunk) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], 
     return chunk.input_ids, chunk.token_type_ids, chunk.attention_mask
 
 
-def masked_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+def masked_cross_entropy(
+    logits: Tensor, labels: Tensor, mask: Tensor | None = None, *, smoothing: float = 0.0
+) -> Tensor:
     """Cross-entropy over the last axis, summed.
 
     Args:
         logits: float [..., C].
-        labels: int64 [...], each an unmasked class.
+        labels: int64 [...], each an unmasked class, or `IGNORED`.
         mask: bool, broadcastable to [..., C]; False takes a class out of the softmax.
+        smoothing: Share of the target that is spread evenly over the unmasked classes (Szegedy et al., 2016).
     """
-    masked = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
-    return F.cross_entropy(masked.reshape(-1, masked.shape[-1]), labels.reshape(-1), reduction="sum")
+    if mask is not None:
+        logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+    rows, targets = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
+    loss = F.cross_entropy(rows, targets, reduction="sum", ignore_index=IGNORED)
+    if not smoothing:
+        return loss
+    allowed = torch.ones_like(rows, dtype=torch.bool) if mask is None else mask.expand_as(logits).reshape(rows.shape)
+    spread = -F.log_softmax(rows, dim=-1).masked_fill(~allowed, 0.0).sum(-1) / allowed.sum(-1)
+    return (1 - smoothing) * loss + smoothing * spread[targets != IGNORED].sum()

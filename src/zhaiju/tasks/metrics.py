@@ -249,7 +249,9 @@ def outcome(
     return "wrong span"
 
 
-def accuracy(correct: Sequence[bool], *, resamples: int = 1000, seed: int = 0) -> dict[str, float]:
+def accuracy(
+    correct: Sequence[bool] | npt.NDArray[np.bool_], *, resamples: int = 1000, seed: int = 0
+) -> dict[str, float]:
     """`count`, `accuracy`, `accuracy_low`, `accuracy_high`."""
     values = np.asarray(correct, dtype=np.float64)
     low, high = bootstrap(values, resamples, seed)

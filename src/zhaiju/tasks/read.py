@@ -19,7 +19,7 @@ from zhaiju.data.encoding import Encoding, Window, locate
 from zhaiju.data.examples import Candidate, QAExample, ReadPrediction
 from zhaiju.errors import DataError
 from zhaiju.tasks import metrics
-from zhaiju.tasks.base import Floats, Head, Item
+from zhaiju.tasks.base import Floats, Head, Item, Judgement, means
 
 NO_ANSWER = (0, 0)
 
@@ -29,17 +29,19 @@ class ReadTask:
     """Span reading.
 
     Attributes:
-        max_answer_chars: Longest span to consider, in characters; None for no limit.
+        max_answer_chars: Longest span to consider, in characters; None or 0 for no limit.
         n_best: How many spans a prediction lists.
         null_threshold: Answer "" when the no-answer logit exceeds the best span's by more than this; None: always
             quote.
         no_answer_rate: Share of the windows without an answer that an epoch trains on, 0..1.
+        temperature: Logits are divided by it (see `zhaiju.tasks.calibration`).
     """
 
     max_answer_chars: int | None = 50
     n_best: int = 5
     null_threshold: float | None = None
     no_answer_rate: float = 1.0
+    temperature: float = 1.0
 
     name = "read"
     head = Head("AutoModelForQuestionAnswering", "tokens")
@@ -74,8 +76,10 @@ class ReadTask:
         """The best span over all windows, or no answer where that was asked for and is likelier."""
         context = example.context
         index = example.relevant or 0
+        if self.temperature != 1:
+            logits = [value / np.float32(self.temperature) for value in logits]
         found, evidence = search(
-            context.text, windows, logits, n_best=self.n_best, max_answer_chars=self.max_answer_chars
+            context.text, windows, logits, n_best=self.n_best, max_answer_chars=self.max_answer_chars or None
         )
         n_best = [
             Candidate(context.text[start:end], start, end, float(np.exp(logit - evidence)), logit, context.source)
@@ -102,18 +106,34 @@ class ReadTask:
             index,
         )
 
+    def judge(self, examples: Sequence[QAExample], predictions: Sequence[ReadPrediction]) -> Judgement:
+        """By question; correct is an exact match by the course's definition.
+
+        Raises:
+            DataError: an example has no gold answer.
+        """
+        gold = _gold(examples)
+        pairs = [metrics.course(prediction.answer, gold[prediction.id]) for prediction in predictions]
+        em, f1 = np.asarray(pairs, dtype=np.float64).reshape(-1, 2).T
+        confidence = np.array([prediction.score for prediction in predictions], dtype=np.float64)
+        return Judgement(confidence, em == 1, means(em=em, f1=f1))
+
     def score(self, examples: Sequence[QAExample], predictions: Sequence[ReadPrediction]) -> dict[str, float]:
         """All definitions of EM and F1; see `zhaiju.tasks.metrics`.
 
         Raises:
             DataError: an example has no gold answer.
         """
-        gold = {}
-        for example in examples:
-            if not example.gold and not example.impossible:
-                raise DataError("no answer to score against", row=example.id, field="answers")
-            gold[example.id] = example.gold or ("",)
-        return metrics.score_answers(gold, {prediction.id: prediction.answer for prediction in predictions})
+        return metrics.score_answers(_gold(examples), {prediction.id: prediction.answer for prediction in predictions})
+
+
+def _gold(examples: Sequence[QAExample]) -> dict[str, tuple[str, ...]]:
+    gold = {}
+    for example in examples:
+        if not example.gold and not example.impossible:
+            raise DataError("no answer to score against", row=example.id, field="answers")
+        gold[example.id] = example.gold or ("",)
+    return gold
 
 
 def search(

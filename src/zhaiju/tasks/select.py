@@ -14,7 +14,7 @@ import numpy as np
 from zhaiju.data.encoding import Encoding, Window
 from zhaiju.data.examples import QAExample, SelectPrediction
 from zhaiju.errors import DataError
-from zhaiju.tasks.base import Floats, Head, Item
+from zhaiju.tasks.base import Floats, Head, Item, Judgement, means
 from zhaiju.tasks.metrics import accuracy
 
 
@@ -24,9 +24,11 @@ class SelectTask:
 
     Attributes:
         negatives: Wrong paragraphs drawn beside the right one for training, anew in each epoch.
+        temperature: Logits are divided by it (see `zhaiju.tasks.calibration`).
     """
 
     negatives: int = 3
+    temperature: float = 1.0
 
     name = "select"
     head = Head("AutoModelForMultipleChoice", "choices")
@@ -60,7 +62,7 @@ class SelectTask:
         """The candidate with the best window; of equal ones the first."""
         scores = np.full(len(example.contexts), -np.inf)
         for window, value in zip(windows, logits, strict=True):
-            scores[window.choice] = max(scores[window.choice], float(value[0]))
+            scores[window.choice] = max(scores[window.choice], float(value[0]) / self.temperature)
         best = int(scores.argmax())
         odds = np.exp(scores - scores[best])
         return SelectPrediction(
@@ -71,8 +73,8 @@ class SelectTask:
             scores=tuple(scores.tolist()),
         )
 
-    def score(self, examples: Sequence[QAExample], predictions: Sequence[SelectPrediction]) -> dict[str, float]:
-        """`count`, `accuracy` with its interval, and `chance`, the accuracy of drawing a candidate at random.
+    def judge(self, examples: Sequence[QAExample], predictions: Sequence[SelectPrediction]) -> Judgement:
+        """By question.
 
         Raises:
             DataError: an example does not say which paragraph is right.
@@ -80,8 +82,16 @@ class SelectTask:
         for example in examples:
             if example.relevant is None:
                 raise DataError("no relevant paragraph to score against", row=example.id, field="relevant")
-        report = accuracy(
-            [prediction.index == example.relevant for example, prediction in zip(examples, predictions, strict=True)]
-        )
+        correct = np.array([a.relevant == b.index for a, b in zip(examples, predictions, strict=True)], dtype=np.bool_)
+        confidence = np.array([prediction.score for prediction in predictions], dtype=np.float64)
+        return Judgement(confidence, correct, means(accuracy=correct))
+
+    def score(self, examples: Sequence[QAExample], predictions: Sequence[SelectPrediction]) -> dict[str, float]:
+        """`count`, `accuracy` with its interval, and `chance`, the accuracy of drawing a candidate at random.
+
+        Raises:
+            DataError: an example does not say which paragraph is right.
+        """
+        report = accuracy(self.judge(examples, predictions).correct)
         report["chance"] = float(np.mean([1 / len(example.contexts) for example in examples])) if examples else 0.0
         return report

@@ -9,19 +9,43 @@ from typing import Any
 from zhaiju.data.examples import QAExample, ReadPrediction
 from zhaiju.inference.engine import Engine, Progress
 from zhaiju.tasks.base import Task
+from zhaiju.tasks.calibration import expected_calibration_error
 from zhaiju.tasks.metrics import OUTCOMES, outcome
+from zhaiju.tasks.tagging import confusions, intent_table, slot_table
 
 
 def evaluate(
-    engine: Engine, task: Task[Any, Any], examples: Sequence[Any], *, progress: Progress | None = None
+    engine: Engine,
+    task: Task[Any, Any],
+    examples: Sequence[Any],
+    *,
+    threshold: float | None = None,
+    progress: Progress | None = None,
 ) -> tuple[dict[str, float], list[Any]]:
     """Predict all examples and score them.
 
+    Args:
+        engine: Of the checkpoint.
+        task: Its task.
+        examples: Labelled.
+        threshold: Also say what remains when only what is at least as sure is answered.
+        progress: Called with the number of examples done since the last call.
+
     Returns:
-        The task's figures, and the predictions in the examples' order.
+        The task's figures, `ece` (expected calibration error) and, with a threshold, `coverage` and
+        `selective_accuracy`, the share answered and how much of that is right; and the predictions in the examples'
+        order.
     """
     predictions = list(engine.predict(task, examples, progress=progress))
-    return task.score(examples, predictions), predictions
+    report = task.score(examples, predictions)
+    judgement = task.judge(examples, predictions)
+    report["ece"] = expected_calibration_error(judgement.confidence, judgement.correct)
+    if threshold is not None:
+        answered = judgement.confidence >= threshold
+        report["threshold"] = threshold
+        report["coverage"] = float(answered.mean()) if len(answered) else 0.0
+        report["selective_accuracy"] = float(judgement.correct[answered].mean()) if answered.any() else 0.0
+    return report, predictions
 
 
 def outcomes(
@@ -49,3 +73,21 @@ def outcomes(
         kinds.append(outcome(example, prediction, held=held, max_answer_chars=max_answer_chars))
     counts = Counter(kinds)
     return {name: counts[name] for name in OUTCOMES}, kinds
+
+
+def tables(task: str, examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:
+    """Rows for each class (`classes`) and, for intent, the most frequent mistakes (`confusions`); else nothing."""
+    if task == "intent":
+        gold, found = [example.label for example in examples], [prediction.label for prediction in predictions]
+        pairs = [{"gold": one, "predicted": other, "count": count} for one, other, count in confusions(gold, found)]
+        return {"classes": [dict(row) for row in intent_table(gold, found)], "confusions": pairs}
+    if task == "slots":
+        return {
+            "classes": [
+                dict(row)
+                for row in slot_table(
+                    [example.tags for example in examples], [prediction.tags for prediction in predictions]
+                )
+            ]
+        }
+    return {}

@@ -49,7 +49,7 @@ class Stepped:
     Attributes:
         step: Its number, from 1.
         epoch: Epochs done, as a fraction.
-        loss: Mean loss of its items.
+        loss: Mean loss of its items' targets.
         lr: Learning rate it was taken with.
         grad_norm: Gradient norm before clipping; 0 without clipping.
         items: Items in it.
@@ -242,7 +242,7 @@ class Loop:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = lr
         self.network.train()
-        total = sum(map(len, group))
+        targets = sum(item.targets for items in group for item in items)
         loss, tokens, padded = 0.0, 0, 0
         for place, items in enumerate(group):
             batch = collate(items, self.task.head, self.pad_id)
@@ -251,7 +251,7 @@ class Loop:
                 with torch.autocast(
                     self.accelerator.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
                 ):
-                    part = self.network(batch) / total
+                    part = self.network(batch, self.settings.label_smoothing) / targets
                 self.accelerator.backward(part)
             loss += float(part.detach())
             tokens += batch.tokens[0]
@@ -271,7 +271,9 @@ class Loop:
             trim()
         self.position += 1
         epoch = self.epoch + self.position / groups
-        return Stepped(self.step, epoch, loss, lr, norm, total, tokens, padded, time.perf_counter() - began)
+        return Stepped(
+            self.step, epoch, loss, lr, norm, sum(map(len, group)), tokens, padded, time.perf_counter() - began
+        )
 
     def _evaluate(self) -> Evaluated:
         began = time.perf_counter()

@@ -6,6 +6,8 @@
       config.toml        every setting
       environment.json   versions, machine, threads, seed, command, fingerprints of the data
       metrics.jsonl      one line an event: steps and evaluations
+      calibration.json   temperature, threshold, reliability and risk-coverage of the best checkpoint on the dev set
+      outcomes.json      how the best checkpoint does on each dev example, for comparing runs
       README.md          model card
       checkpoints/       step-00000400/ …: only the best and the last are kept
       best -> checkpoints/step-…    last -> checkpoints/step-…
@@ -17,6 +19,7 @@ state; continuing from it gives the weights that an uninterrupted run would have
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import platform
@@ -27,7 +30,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,17 +42,20 @@ from safetensors import SafetensorError
 from zhaiju import files
 from zhaiju.config import TrainSettings, differences, load_settings
 from zhaiju.data.examples import QAExample
-from zhaiju.data.formats import ReadLog, context_file, load_contexts, read_qa
+from zhaiju.data.formats import ReadLog, load_contexts
+from zhaiju.data.readers import paragraphs_of, read_examples
 from zhaiju.errors import ConfigError, DataError
 from zhaiju.inference.backends import TorchBackend
-from zhaiju.inference.engine import Engine
-from zhaiju.modeling.checkpoint import Checkpoint, Meta, Shape, from_scratch, load, save
-from zhaiju.tasks import TASKS
-from zhaiju.tasks.base import Task
+from zhaiju.inference.calibrate import MOST_EXAMPLES, calibrate, calibration_record
+from zhaiju.inference.engine import Engine, make_engine
+from zhaiju.modeling.checkpoint import Checkpoint, Meta, Shape, from_scratch, load, save, save_calibration
+from zhaiju.tasks import make_task
 from zhaiju.training.evaluate import evaluate
 from zhaiju.training.loop import Evaluated, Event, Loop, Stepped
 
 STATE_FILE = "training.pt"
+CALIBRATION_FILE = "calibration.json"
+OUTCOMES_FILE = "outcomes.json"
 HELD_OUT_SHARE = 0.1
 LIBRARIES = ("zhaiju", "torch", "transformers", "tokenizers", "accelerate", "numpy", "opencc", "rjieba")
 
@@ -65,8 +71,8 @@ class TrainData:
         log: What the readers tolerated.
     """
 
-    train: list[QAExample]
-    dev: list[QAExample]
+    train: list[Any]
+    dev: list[Any]
     fingerprints: list[dict[str, Any]]
     log: ReadLog
 
@@ -91,54 +97,87 @@ class RunResult:
 
 
 def load_train_data(
+    task: str,
     train: Sequence[Path],
     dev: Sequence[Path] = (),
     *,
     context: Path | None = None,
     seed: int = 0,
+    bio: str = "repair",
     skip_faulty: bool = False,
 ) -> TrainData:
     """Read training and dev files.
 
-    Without dev files a seeded tenth is held out of the training files: whole paragraphs with all their questions
-    (see `hold_out`).
+    Without dev files a seeded tenth is held out of the training files (see `hold_out`).
+
+    Args:
+        task: A key of TASKS.
+        train: Training files; of a CLINC150 file its `train` and `oos_train`.
+        dev: Dev files; of a CLINC150 file its `val` and `oos_val`.
+        context: select and read: the course layout's paragraphs.
+        seed: Of the held-out tenth.
+        bio: slots: what to do about a malformed tag, strict or repair.
+        skip_faulty: Leave faulty rows out instead of stopping at the first.
 
     Raises:
         DataError: a file does not hold what its layout promises, or an id stands in two training files.
     """
     log = ReadLog(skip_faulty=skip_faulty)
-    context = context or context_file(train[0])
+    context = paragraphs_of(task, train[0], context)
     contexts = load_contexts(context) if context else None
     fingerprints = []
     if context:
         fingerprints.append(_fingerprint("context", context, len(contexts or ())))
 
-    def read(paths: Sequence[Path], role: str) -> list[QAExample]:
-        examples: dict[str, QAExample] = {}
+    def read(paths: Sequence[Path], role: str, split: str) -> list[Any]:
+        examples: dict[str, Any] = {}
         for path in paths:
             before = len(examples)
-            for example in read_qa(path, contexts=contexts, log=log):
+            for example in read_examples(task, path, contexts=contexts, split=split, bio=bio, log=log):
                 if example.id in examples:
                     raise DataError("id stands in another file already", file=path, row=example.id, field="id")
                 examples[example.id] = example
             fingerprints.append(_fingerprint(role, path, len(examples) - before))
         return list(examples.values())
 
-    examples = read(train, "train")
+    examples = read(train, "train", "train")
     if dev:
-        return TrainData(examples, read(dev, "dev"), fingerprints, log)
+        return TrainData(examples, read(dev, "dev", "val"), fingerprints, log)
     kept, held_out = hold_out(examples, seed)
     return TrainData(kept, held_out, fingerprints, log)
 
 
-def hold_out(examples: Sequence[QAExample], seed: int) -> tuple[list[QAExample], list[QAExample]]:
-    """Split off about a tenth of the examples, by the paragraph that answers them.
+def hold_out(examples: Sequence[Any], seed: int) -> tuple[list[Any], list[Any]]:
+    """Split off about a tenth of the examples.
 
-    For read no held-out paragraph is trained on; for select one may still be drawn as a wrong choice.
+    Utterances (intent, slots) by a hash of their id, so that a row stays on its side whatever else is in the file.
+    Questions (select, read) by the paragraph that answers them, with all its questions: for read no held-out
+    paragraph is trained on; for select one may still be drawn as a wrong choice.
 
     Raises:
-        DataError: there is only one paragraph to split.
+        DataError: there is nothing to split.
     """
+    if not isinstance(examples[0], QAExample):
+        held = {place for place, example in enumerate(examples) if _share(seed, example.id) < HELD_OUT_SHARE}
+        if not 0 < len(held) < len(examples):
+            raise DataError(
+                f"{len(examples)} examples cannot be split into training and dev data; name dev data with --dev"
+            )
+    else:
+        held = _held_paragraphs(examples, seed)
+    return (
+        [example for place, example in enumerate(examples) if place not in held],
+        [example for place, example in enumerate(examples) if place in held],
+    )
+
+
+def _share(seed: int, row: str) -> float:
+    """A number in 0..1 that an id always has."""
+    digest = hashlib.sha256(f"{seed}:{row}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _held_paragraphs(examples: Sequence[QAExample], seed: int) -> set[int]:
     places: dict[str, list[int]] = {}
     for place, example in enumerate(examples):
         text = example.contexts[example.relevant if example.relevant is not None else 0].text
@@ -152,19 +191,30 @@ def hold_out(examples: Sequence[QAExample], seed: int) -> tuple[list[QAExample],
         if len(held) >= wanted:
             break
         held.update(groups[index])
-    return (
-        [example for place, example in enumerate(examples) if place not in held],
-        [example for place, example in enumerate(examples) if place in held],
-    )
+    return held
 
 
-def make_task(task: str, settings: TrainSettings) -> Task[Any, Any]:
-    """The task with the settings that are its own."""
-    if task == "select":
-        return TASKS["select"](negatives=settings.negatives)  # type: ignore[call-arg]
-    return TASKS["read"](  # type: ignore[call-arg]
-        max_answer_chars=settings.max_answer_chars or None, no_answer_rate=settings.no_answer_rate
-    )
+def labels_of(task: str, examples: Sequence[Any]) -> tuple[str, ...]:
+    """The classes that a training tells apart: those of its examples, sorted; () for select and read.
+
+    For slots "O", and a B- and an I- tag of each kind, whether or not both occur.
+
+    Raises:
+        DataError: an example has none.
+    """
+    field = {"intent": "label", "slots": "tags"}.get(task)
+    if field is None:
+        return ()
+    found: set[str] = set()
+    for example in examples:
+        value = getattr(example, field)
+        if value is None:
+            name = "intent" if task == "intent" else "tags"
+            raise DataError(f"no {name} to train on", row=example.id, field=name)
+        found.update([value] if task == "intent" else [tag[2:] for tag in value if tag != "O"])
+    if task == "intent":
+        return tuple(sorted(found))
+    return ("O", *(f"{prefix}-{kind}" for kind in sorted(found) for prefix in "BI"))
 
 
 def train(
@@ -211,21 +261,30 @@ def _train(
     resumed = _claim(run, task_name, settings, data, overwrite=overwrite)
     torch.set_num_threads(settings.threads or os.cpu_count() or 1)
     torch.manual_seed(settings.seed)
-    task = make_task(task_name, settings)
-    checkpoint = _start(task_name, settings, data, resumed)
+    labels = labels_of(task_name, data.train)
+    task = make_task(task_name, labels=labels, **asdict(settings))
+    checkpoint = _start(task_name, settings, data, resumed, labels)
     pad_id = checkpoint.encoding.pad_id
     engine = Engine(
         TorchBackend(checkpoint.network, pad_id=pad_id, precision=settings.precision),  # type: ignore[arg-type]
         checkpoint.encoding,
         batch_tokens=settings.batch_tokens,
     )
+
+    def judge() -> dict[str, float]:
+        report = evaluate(engine, task, data.dev, progress=on_progress)[0]
+        if settings.eval_train:
+            seen, _ = evaluate(engine, task, data.train[: settings.eval_train])
+            report |= {f"train_{name}": seen[name] for name in (task.primary_metric, "loss") if name in seen}
+        return report
+
     loop = Loop(
         checkpoint.network,
         task,
         data.train,
         checkpoint.encoding,
         settings,
-        evaluate=lambda: evaluate(engine, task, data.dev, progress=on_progress)[0],
+        evaluate=judge,
         pad_id=pad_id,
     )
     if resumed is not None:
@@ -233,7 +292,8 @@ def _train(
         if loop.best_step:  # a kill may have come between writing the checkpoint and pointing at it
             files.point(run / "best", _step_directory(run, loop.best_step))
     _truncate_metrics(run / "metrics.jsonl", loop.step, evaluated=loop.evaluated_step)
-    meta = Meta(task=task_name, search={"max_answer_chars": settings.max_answer_chars})
+    search = {"max_answer_chars": settings.max_answer_chars} if task_name == "read" else {}
+    meta = Meta(task=task_name, search=search)
 
     def keep() -> None:
         _save(run, loop, checkpoint, meta)
@@ -255,8 +315,27 @@ def _train(
     if not (run / "last").exists():
         keep()
     result = _result(run, loop, finished=True)
+    if not (run / OUTCOMES_FILE).is_file():
+        _conclude(run, task_name, settings, data, on_progress)
     files.write_text(run / "README.md", model_card(task_name, settings, data, result))
     return result
+
+
+def _conclude(
+    run: Path, task_name: str, settings: TrainSettings, data: TrainData, on_progress: Callable[[int], None] | None
+) -> None:
+    """Calibrate the best checkpoint on the dev set, and keep how it does on each dev example."""
+    best = load(run / "best", task_name)
+    engine = make_engine(best, precision=settings.precision, batch_tokens=settings.batch_tokens)
+    task = best.task(task_name)
+    calibration, before, after = calibrate(engine, task, data.dev, risk=settings.risk, progress=on_progress)
+    save_calibration(best.where, calibration.to_json())
+    judgement = after
+    if len(data.dev) > MOST_EXAMPLES:
+        judgement = task.judge(data.dev, list(engine.predict(task, data.dev, progress=on_progress)))
+    files.write_json(run / CALIBRATION_FILE, calibration_record(calibration, before, after))
+    ratios = {name: table.tolist() for name, table in judgement.ratios.items()}
+    files.write_json(run / OUTCOMES_FILE, {"ids": [example.id for example in data.dev], "ratios": ratios})
 
 
 def _check_dev(task: str, data: TrainData) -> None:
@@ -264,8 +343,7 @@ def _check_dev(task: str, data: TrainData) -> None:
     if not data.dev:
         raise DataError("no dev example to judge the training on", expected="at least one")
     for example in data.dev:
-        if example.relevant is None if task == "select" else not (example.gold or example.impossible):
-            field = "relevant" if task == "select" else "answers"
+        if (field := example.missing(task)) is not None:
             raise DataError("a dev example without what it could be scored against", row=example.id, field=field)
 
 
@@ -328,7 +406,9 @@ def _claim(run: Path, task: str, settings: TrainSettings, data: TrainData, *, ov
     return None
 
 
-def _start(task: str, settings: TrainSettings, data: TrainData, resumed: Path | None) -> Checkpoint:
+def _start(
+    task: str, settings: TrainSettings, data: TrainData, resumed: Path | None, labels: tuple[str, ...]
+) -> Checkpoint:
     if resumed is not None:
         return load(resumed, task)
     chosen = {
@@ -336,13 +416,12 @@ def _start(task: str, settings: TrainSettings, data: TrainData, resumed: Path | 
         "overlap": settings.overlap,
         "script": settings.script,
         "match_types": settings.match_types,
+        "labels": labels or None,
     }
     if not settings.scratch:
         return load(settings.encoder or "", task, **chosen, head_required=False)  # type: ignore[arg-type]
     shape = Shape(**{name: getattr(settings, name) for name in Shape.__dataclass_fields__})
-    texts = dict.fromkeys(
-        text for example in data.train for text in (example.question, *(context.text for context in example.contexts))
-    )
+    texts = dict.fromkeys(text for example in data.train for text in example.texts)
     return from_scratch(task, texts, encoder=settings.encoder, shape=shape, **chosen)  # type: ignore[arg-type]
 
 

@@ -1,0 +1,180 @@
+"""slots: which words of this utterance fill a slot, and which slot?
+
+Tagging in BIO form (Ramshaw and Marcus, 1995) after Devlin et al. (2019): a word is tagged by its first piece. The
+likeliest *well-formed* sequence is taken, so no prediction has an I- tag without its beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from zhaiju.data.encoding import Encoding, Window
+from zhaiju.data.examples import SlotExample, SlotPrediction, SlotSpan
+from zhaiju.errors import DataError
+from zhaiju.tasks.base import IGNORED, Floats, Head, Item, Judgement, log_softmax, mean_loss, means
+from zhaiju.tasks.tagging import entities, slot_report
+
+
+@dataclass(frozen=True)
+class SlotsTask:
+    """Slot tagging.
+
+    Attributes:
+        labels: The tags, in the order of the logits; "O" is among them.
+        temperature: Logits are divided by it (see `zhaiju.tasks.calibration`).
+    """
+
+    labels: tuple[str, ...]
+    temperature: float = 1.0
+
+    name = "slots"
+    head = Head("AutoModelForTokenClassification", "labels", per_token=True)
+    primary_metric = "f1"
+
+    def items(self, example: SlotExample, encoding: Encoding, generator: np.random.Generator) -> list[Item]:
+        """One item a window: the first piece of each word has the word's tag, all other tokens none.
+
+        Raises:
+            DataError: the example has no tags, or one that is not among `labels`.
+        """
+        if example.tags is None:
+            raise DataError("no tags to train on", row=example.id, field="tags")
+        for tag in example.tags:
+            if tag not in self.labels:
+                raise DataError("an unknown tag", row=example.id, field="tags", found=tag)
+        items = []
+        for window in encoding.word_windows(example.tokens):
+            label = np.full(len(window), IGNORED, dtype=np.int64)
+            for place, word in zip(*_first_pieces(window), strict=True):
+                label[place] = self.labels.index(example.tags[word])
+            if targets := int((label != IGNORED).sum()):
+                items.append(Item([window], tuple(label.tolist()), targets))
+        return items
+
+    def encode(self, example: SlotExample, encoding: Encoding) -> list[Window]:
+        """The windows of the utterance."""
+        return encoding.word_windows(example.tokens)
+
+    def decode(self, example: SlotExample, windows: Sequence[Window], logits: Sequence[Floats]) -> SlotPrediction:
+        """The likeliest well-formed tags and their spans. A word without pieces, a blank one, is "O"."""
+        total = len(example.tokens)
+        outside = self.labels.index("O")
+        logs = np.full((total, len(self.labels)), -np.inf)
+        logs[:, outside] = 0.0
+        depth = np.full(total, -1)  # where windows overlap, the one with more around the word decides
+        pieces = np.zeros(total, dtype=np.int64)
+        for window, value in zip(windows, logits, strict=True):
+            places, words = _first_pieces(window)
+            around = np.minimum(places, len(window) - 1 - places)
+            better = around > depth[words]
+            chosen = words[better]
+            depth[chosen] = around[better]
+            logs[chosen] = log_softmax(value[places[better]].astype(np.float64) / self.temperature)
+            pieces = np.maximum(pieces, np.bincount(window.starts[window.starts >= 0], minlength=total))
+        best = best_tags(logs, self.labels)
+        tags = tuple(self.labels[index] for index in best)
+        scores = np.exp(logs[np.arange(total), best])
+        spans = tuple(_span(example, label, start, end, scores) for label, start, end in entities(tags))
+        loss = None
+        if example.tags is not None and set(example.tags) <= set(self.labels):
+            own = [self.labels.index(tag) for tag in example.tags]
+            loss = -float(np.maximum(logs[np.arange(total), own], -100.0).mean())  # a blank word can only be "O"
+        return SlotPrediction(example.id, tags, spans, tuple(scores.tolist()), tuple(pieces.tolist()), loss)
+
+    def judge(self, examples: Sequence[SlotExample], predictions: Sequence[SlotPrediction]) -> Judgement:
+        """By word; figures by utterance.
+
+        Raises:
+            DataError: an example has no tags.
+        """
+        correct: list[bool] = []
+        confidence: list[float] = []
+        spans, words, whole = [], [], []
+        for gold, prediction in zip(_gold(examples), predictions, strict=True):
+            right = [expected == found for expected, found in zip(gold, prediction.tags, strict=True)]
+            correct += right
+            confidence += prediction.scores
+            expected, found = set(entities(gold)), set(entities(prediction.tags))
+            spans.append((2 * len(expected & found), len(expected) + len(found)))
+            words.append((sum(right), len(right)))
+            whole.append(all(right))
+        return Judgement(
+            np.array(confidence, dtype=np.float64),
+            np.array(correct, dtype=np.bool_),
+            {
+                "f1": np.asarray(spans, np.float64).reshape(-1, 2),
+                "token_accuracy": np.asarray(words, np.float64).reshape(-1, 2),
+                **means(sentence_accuracy=whole),
+            },
+        )
+
+    def score(self, examples: Sequence[SlotExample], predictions: Sequence[SlotPrediction]) -> dict[str, float]:
+        """See `zhaiju.tasks.tagging.slot_report`; and `loss`, the mean over utterances of their tags' mean loss.
+
+        Raises:
+            DataError: an example has no tags.
+        """
+        report = slot_report(
+            _gold(examples),
+            [prediction.tags for prediction in predictions],
+            [prediction.pieces for prediction in predictions],
+        )
+        return report | mean_loss(prediction.loss for prediction in predictions)
+
+
+def _gold(examples: Sequence[SlotExample]) -> list[tuple[str, ...]]:
+    tags = []
+    for example in examples:
+        if example.tags is None:
+            raise DataError("no tags to score against", row=example.id, field="tags")
+        tags.append(example.tags)
+    return tags
+
+
+def _first_pieces(window: Window) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
+    """(Place in the window of each word's first piece there, the words)."""
+    inside = np.flatnonzero(window.starts >= 0)
+    words, first = np.unique(window.starts[inside], return_index=True)
+    return inside[first], words
+
+
+def _span(example: SlotExample, label: str, start: int, end: int, scores: npt.NDArray[np.float64]) -> SlotSpan:
+    """The words `[start, end)` as a quote of the sentence, or where there is none, as words."""
+    score = float(scores[start:end].min())  # as sure as its least sure word
+    if example.text is None or example.offsets is None:
+        return SlotSpan(label, " ".join(example.tokens[start:end]), start, end, score)
+    first, last = example.offsets[start][0], example.offsets[end - 1][1]
+    return SlotSpan(label, example.text[first:last], first, last, score)
+
+
+def best_tags(logs: npt.NDArray[np.float64], labels: Sequence[str]) -> npt.NDArray[np.intp]:
+    """The likeliest sequence of tags that is well-formed (Viterbi, 1967).
+
+    Args:
+        logs: float64 [words, L], log-probability of each tag.
+        labels: The L tags.
+
+    Returns:
+        intp [words].
+    """
+    total = len(logs)
+    best: npt.NDArray[np.intp] = logs.argmax(axis=1)
+    begins = np.array([not label.startswith("I-") for label in labels])
+    allowed = np.array([[after[:2] != "I-" or before[2:] == after[2:] for after in labels] for before in labels])
+    if not total or (begins[best[0]] and allowed[best[:-1], best[1:]].all()):
+        return best
+    barred = np.where(allowed, 0.0, -1e9)  # finite: where nothing else is left, the least bad sequence is taken
+    score = logs[0] + np.where(begins, 0.0, -1e9)
+    back = np.zeros((total, len(labels)), dtype=np.intp)
+    for word in range(1, total):
+        paths = score[:, None] + barred
+        back[word] = paths.argmax(axis=0)
+        score = paths.max(axis=0) + logs[word]
+    best[-1] = score.argmax()
+    for word in range(total - 1, 0, -1):
+        best[word - 1] = back[word, best[word]]
+    return best

@@ -15,6 +15,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from zhaiju.data.examples import IntentExample, SlotExample
+
 SEED = 20
 POSITIONS = 96
 HIDDEN = 16
@@ -32,7 +34,28 @@ MIXED = (
     "第二臺叫👩🏽\u200d🚀，價錢是ＮＴ＄４２，０００，保固３年（含週末）。  Its owner's manual has 1,024 pages!"
 )
 QUESTIONS = ("老張在哪裡修船？", "貓叫什麼名字？", "顯微鏡多重？", "市集有幾個攤位？", "風扇聲像什麼 song？")
+# What the harbour's telephone is told: words and their tags, and what it is about.
+TOLD = (
+    ("book a boat to Port Mira tomorrow", "O O B-thing O B-place I-place B-time", "book"),
+    ("book the QX-42 for Rita's sister", "O O B-thing O B-name I-name", "book"),
+    ("is there rain at Ｂｌｕｅ harbour", "O O O O B-place I-place", "weather"),
+    ("will the 天氣 be déjà vu again", "O O O O O O O", "weather"),
+    ("明 天 港 口 有 船 嗎", "B-time I-time B-place I-place O B-thing O", "book"),
+    ("你 好 👩🏽\u200d🚀", "O O O", "oos"),
+    ("the owner sings for nine goats", "O B-name O O O O", "oos"),
+    (" ".join(f"port{number} 圖書館 at noon" for number in range(9)), " ".join(["B-place I-place O B-time"] * 9), "book"),
+)
 CHARACTERS = tuple(sorted({character for text in (*PARAGRAPHS, *QUESTIONS) for character in text.lower()} - {" "}))
+INTENTS = [IntentExample(f"u{number}", text, intent) for number, (text, _, intent) in enumerate(TOLD)]
+SLOTTED = [
+    SlotExample(f"u{number}", tuple(text.split()), tuple(tags.split())) for number, (text, tags, _) in enumerate(TOLD)
+]
+LABELS = {
+    "select": (),
+    "read": (),
+    "intent": ("book", "oos", "weather"),
+    "slots": ("O", *(f"{prefix}-{kind}" for kind in ("name", "place", "thing", "time") for prefix in "BI")),
+}
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 

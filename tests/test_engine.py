@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoints import MIXED, PARAGRAPHS, QUESTIONS, bert
+from checkpoints import INTENTS, LABELS, MIXED, PARAGRAPHS, QUESTIONS, SLOTTED, bert
 from zhaiju.data import encoding as encoding_module
 from zhaiju.data.encoding import Encoding
-from zhaiju.data.examples import Context, QAExample
+from zhaiju.data.examples import Context, IntentExample, QAExample, SlotExample
 from zhaiju.data.vocabulary import build_tokenizer
 from zhaiju.errors import CheckpointError, ConfigError, DataError
 from zhaiju.inference.backends import TorchBackend
 from zhaiju.inference.engine import Engine
 from zhaiju.modeling.checkpoint import load
-from zhaiju.tasks import TASKS, ReadTask, SelectTask
+from zhaiju.tasks import TASKS, ReadTask, SelectTask, make_task
 
 CHARACTERS = "天地玄黃宇宙洪荒日月盈昃辰宿列張寒來暑往秋收冬藏閏餘成歲律呂調陽雲騰致雨露結為霜，。？"
 
@@ -34,17 +34,28 @@ class Fake:
     def run(self, chunk):
         self.shapes.append(chunk.input_ids.shape)
         rows, length = chunk.input_ids.shape
-        return np.full((rows, 1) if self.task == "select" else (rows, 2, length), self.value, dtype=np.float32)
+        classes = len(LABELS[self.task])
+        shapes = {"select": (1,), "read": (2, length), "intent": (classes,), "slots": (length, classes)}
+        return np.full((rows, *shapes[self.task]), self.value, dtype=np.float32)
 
 
 def _text(generator, length):
     return "".join(generator.choice(list(CHARACTERS), length))
 
 
-def _examples(count, *, longest=120, contexts=1, seed=0):
-    """Questions over random texts, made one at a time."""
+def _task(name):
+    return make_task(name, labels=LABELS[name])
+
+
+def _examples(count, *, task="read", longest=120, contexts=1, seed=0):
+    """Questions over random texts, or such texts, made one at a time."""
     generator = np.random.default_rng(seed)
     for number in range(count) if count is not None else itertools.count():
+        if task in ("intent", "slots"):
+            text = _text(generator, int(generator.integers(8, longest)))
+            row = f"row-{number}"
+            yield IntentExample(row, text, "oos") if task == "intent" else SlotExample(row, tuple(text), None)
+            continue
         yield QAExample(
             f"row-{number}",
             _text(generator, int(generator.integers(5, 16))),
@@ -58,19 +69,21 @@ def encoding():
     return Encoding(build_tokenizer([CHARACTERS], kind="characters"), window=64, overlap=16)
 
 
-both_tasks = pytest.mark.parametrize("task", TASKS)
+every_task = pytest.mark.parametrize("task", TASKS)
+_ASKED = QAExample("q", QUESTIONS[1], (Context(PARAGRAPHS[1], "p"), Context(MIXED, "m")), 1)
+ONE = {"select": _ASKED, "read": _ASKED, "intent": INTENTS[-1], "slots": SLOTTED[-1]}
 
 
-@both_tasks
+@every_task
 def test_an_endless_stream_of_examples_is_read_only_as_far_as_needed(encoding, task):
     taken = []
 
     def endless():
-        for example in _examples(None, contexts=2):
+        for example in _examples(None, task=task, contexts=2):
             taken.append(example.id)
             yield example
 
-    predictions = Engine(Fake(task), encoding, pool=8).predict(TASKS[task](), endless())
+    predictions = Engine(Fake(task), encoding, pool=8).predict(_task(task), endless())
     assert not taken
     found = [prediction.id for prediction in itertools.islice(predictions, 10)]
     assert found == [f"row-{number}" for number in range(10)]
@@ -78,25 +91,52 @@ def test_an_endless_stream_of_examples_is_read_only_as_far_as_needed(encoding, t
     assert len(taken) <= 3 * 8  # the second pool, and the one that is tokenised beside it
 
 
-@both_tasks
+@every_task
 @pytest.mark.parametrize("pool", [1, 7, 256])
 @pytest.mark.parametrize("batch_tokens", [1, 300, 8192])
 def test_predictions_come_in_the_order_of_the_examples(encoding, task, pool, batch_tokens):
-    examples = list(_examples(30, longest=300, contexts=3))
+    examples = list(_examples(30, task=task, longest=300, contexts=3))
     progress = []
     engine = Engine(Fake(task), encoding, pool=pool, batch_tokens=batch_tokens)
-    found = list(engine.predict(TASKS[task](), examples, progress=progress.append))
+    found = list(engine.predict(_task(task), examples, progress=progress.append))
     assert [prediction.id for prediction in found] == [example.id for example in examples]
     assert sum(progress) == len(examples)
     assert len(progress) == -(-len(examples) // pool)
     assert all(rows * length <= max(batch_tokens, 64) for rows, length in engine.backend.shapes)
 
 
-@both_tasks
+@every_task
 def test_no_examples_give_no_predictions(encoding, task):
     engine = Engine(Fake(task), encoding)
-    assert list(engine.predict(TASKS[task](), [])) == []
+    assert list(engine.predict(_task(task), [])) == []
     assert engine.usage.padding == 0
+
+
+class Alphabet(Fake):
+    """Takes each token for the class that its number says, and every window for that of its second token."""
+
+    def run(self, chunk):
+        hot = np.eye(len(LABELS[self.task]), dtype=np.float32)[chunk.input_ids % len(LABELS[self.task])] * 9
+        return hot if self.task == "slots" else hot[:, 1]
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 300, 8192])
+def test_each_word_and_utterance_gets_its_own_logits_whatever_batch_it_was_in(encoding, batch_tokens):
+    examples = list(_examples(40, task="slots", longest=150))
+    task = _task("slots")
+    found = Engine(Alphabet("slots"), encoding, pool=16, batch_tokens=batch_tokens).predict(task, examples)
+    for example, prediction in zip(examples, found, strict=True):
+        classes = encoding.words(example.tokens).ids % len(LABELS["slots"])
+        wished = [LABELS["slots"][number] for number in classes]
+        kept = [place for place, tag in enumerate(wished) if tag[:2] != "I-"]  # others may not stand there
+        assert [prediction.tags[place] for place in kept if place + 1 in kept] == [
+            wished[place] for place in kept if place + 1 in kept
+        ]
+    short = list(_examples(40, task="intent", longest=60))
+    task = _task("intent")
+    found = Engine(Alphabet("intent"), encoding, pool=16, batch_tokens=batch_tokens).predict(task, short)
+    for example, prediction in zip(short, found, strict=True):
+        assert prediction.label == LABELS["intent"][encoding.tokens(example.text).ids[0] % 3]
 
 
 def test_each_window_gets_its_own_logits_whatever_batch_it_was_in(encoding):
@@ -115,14 +155,19 @@ def test_each_window_gets_its_own_logits_whatever_batch_it_was_in(encoding):
             assert prediction.scores[place] == max(int(window.input_ids.sum()) % 101 - 50 for window in windows)
 
 
-def test_a_task_never_sees_padding(encoding):
-    class Spy(ReadTask):
+@pytest.mark.parametrize("task", ["read", "slots"])
+def test_a_task_never_sees_padding(encoding, task):
+    classes = len(LABELS["slots"])
+
+    class Spy(TASKS[task]):
         def decode(self, example, windows, logits):
-            assert [value.shape for value in logits] == [(2, len(window)) for window in windows]
+            expected = [(2, len(window)) if task == "read" else (len(window), classes) for window in windows]
+            assert [value.shape for value in logits] == expected
             return super().decode(example, windows, logits)
 
-    engine = Engine(Fake("read"), encoding, batch_tokens=2048)
-    assert len(list(engine.predict(Spy(), _examples(40, longest=200)))) == 40
+    engine = Engine(Fake(task), encoding, batch_tokens=2048)
+    spy = Spy(**({"labels": LABELS["slots"]} if task == "slots" else {}))
+    assert len(list(engine.predict(spy, _examples(40, task=task, longest=200)))) == 40
     assert engine.usage.padding > 0
 
 
@@ -140,48 +185,59 @@ def test_little_is_padding_at_the_lengths_of_real_paragraphs():
     assert 0 < engine.usage.padding < 0.05
 
 
-@both_tasks
+@every_task
 def test_usage_counts_windows_and_tokens(encoding, task):
-    examples = list(_examples(40, longest=200, contexts=2))
-    windows = [window for example in examples for window in TASKS[task]().encode(example, encoding)]
+    examples = list(_examples(40, task=task, longest=200, contexts=2))
+    windows = [window for example in examples for window in _task(task).encode(example, encoding)]
     engine = Engine(Fake(task), encoding, pool=16, batch_tokens=500)
     for times in (1, 2):
-        list(engine.predict(TASKS[task](), examples))
+        list(engine.predict(_task(task), examples))
         assert engine.usage.windows == times * len(windows)
         assert engine.usage.tokens == times * sum(map(len, windows))
         assert engine.usage.padded == sum(rows * length for rows, length in engine.backend.shapes)
         assert engine.usage.padding == pytest.approx(1 - engine.usage.tokens / engine.usage.padded)
 
 
-@both_tasks
+@every_task
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_logits_that_are_no_numbers_are_refused(encoding, task, value):
     with pytest.raises(CheckpointError, match="not finite numbers"):
-        list(Engine(Fake(task, value), encoding).predict(TASKS[task](), _examples(3)))
+        list(Engine(Fake(task, value), encoding).predict(_task(task), _examples(3, task=task)))
 
 
-@both_tasks
+@every_task
 def test_weights_that_are_no_numbers_are_refused(tmp_path, task):
     bert(tmp_path)
-    loaded = load(tmp_path, task, head_required=False, window=64)
+    loaded = load(tmp_path, task, head_required=False, window=64, labels=LABELS[task] or None)
     with torch.no_grad():
         loaded.network.model.bert.encoder.layer[0].output.dense.weight[0, 0] = torch.nan
     engine = Engine(TorchBackend(loaded.network, pad_id=0), loaded.encoding)
     with pytest.raises(CheckpointError, match="not finite numbers"):
-        list(engine.predict(TASKS[task](), [QAExample("q", QUESTIONS[0], (Context(PARAGRAPHS[0], "p"),))]))
+        list(engine.predict(_task(task), [ONE[task]]))
 
 
-@both_tasks
+@pytest.mark.parametrize("task", ["select", "read"])
 @pytest.mark.parametrize("place", [0, 5, 17])
 def test_a_question_too_long_for_the_window_is_refused_by_name(encoding, task, place):
     examples = list(_examples(20))
     examples[place] = QAExample("the-long-one", CHARACTERS * 3, (Context("天地", "c"),))
     with pytest.raises(DataError) as raised:
-        list(Engine(Fake(task), encoding, pool=4).predict(TASKS[task](), examples))
+        list(Engine(Fake(task), encoding, pool=4).predict(_task(task), examples))
     assert raised.value.row == "the-long-one"
     assert raised.value.field == "question"
     assert "the-long-one" in str(raised.value)
     assert f"{len(CHARACTERS) * 3} tokens" in str(raised.value)
+
+
+@pytest.mark.parametrize("task", ["intent", "slots"])
+def test_no_utterance_is_too_long_for_the_window(encoding, task):
+    text = CHARACTERS * 30
+    example = IntentExample("long", text, None) if task == "intent" else SlotExample("long", tuple(text), None)
+    engine = Engine(Fake(task), encoding)
+    (found,) = engine.predict(_task(task), [example])
+    assert engine.usage.windows > 20
+    assert found.id == "long"
+    assert task == "intent" or found.tags == ("O",) * len(text)
 
 
 def test_predictions_before_a_faulty_example_have_come_by_then(encoding):
@@ -203,16 +259,16 @@ def test_an_error_of_the_source_reaches_the_caller(encoding):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@both_tasks
+@every_task
 def test_the_torch_backend_predicts_without_dropout_and_puts_the_mode_back(tmp_path, task, precision):
     bert(tmp_path)
-    loaded = load(tmp_path, task, head_required=False, window=64)
+    loaded = load(tmp_path, task, head_required=False, window=64, labels=LABELS[task] or None)
     engine = Engine(TorchBackend(loaded.network, pad_id=0, precision=precision), loaded.encoding)
-    example = QAExample("q", QUESTIONS[1], (Context(PARAGRAPHS[1], "p"), Context(MIXED, "m")), 1)
+    example = ONE[task]
     for training in (True, False):
         loaded.network.train(training)
-        (first,) = engine.predict(TASKS[task](), [example])
-        (second,) = engine.predict(TASKS[task](), [example])
+        (first,) = engine.predict(_task(task), [example])
+        (second,) = engine.predict(_task(task), [example])
         assert first == second
         assert loaded.network.training is training
 

@@ -287,11 +287,11 @@ def test_the_windows_of_an_utterance_are_judged_by_the_mean_of_their_logits(load
 
 def test_a_token_without_a_tag_teaches_nothing(loaded):
     network = loaded["slots"].network
-    windows = [_window(9), _window(20), _window(7)]
+    windows = [_window(length) for length in (9, 20, 7, 9, 30, 8)]
     items = []
     for place, window in enumerate(windows):
         label = np.full(len(window), IGNORED)
-        label[1 + place] = 1
+        label[1 + place % 3] = 1
         label[4] = 0
         items.append(Item([window], tuple(label.tolist()), 2))
     expected = 0.0
@@ -302,6 +302,22 @@ def test_a_token_without_a_tag_teaches_nothing(loaded):
                 expected += float(torch.logsumexp(logits[place], 0) - logits[place, label])
     assert len(collate(items, SLOTS, PAD).chunks) > 1
     assert _loss(network, items, SLOTS) == pytest.approx(expected, rel=1e-5)
+
+
+def test_smoothing_reaches_the_loss_of_every_task(loaded):
+    windows = [_window(9), _window(20)]
+    items = {
+        CHOICES: [Item([windows[0], _window(12, choice=1)], (0,))],
+        TOKENS: [Item([windows[1]], (4, 6))],
+        INTENT: [Item(windows, (1,))],
+        SLOTS: [Item([windows[0]], (IGNORED, 1, *[IGNORED] * 7))],
+    }
+    for task, head in zip(("select", "read", "intent", "slots"), (CHOICES, TOKENS, INTENT, SLOTS), strict=True):
+        batch = collate(items[head], head, PAD)
+        with torch.no_grad():
+            plain, half, most = (float(loaded[task].network(batch, smoothing)) for smoothing in (0.0, 0.4, 0.8))
+        assert half != pytest.approx(plain)
+        assert most - half == pytest.approx(half - plain, rel=1e-4)  # a mixture of the two losses
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])

@@ -149,7 +149,7 @@ def test_early_stopping_counts_evaluations_without_a_better_one(tmp_path, data):
 def test_a_loss_that_is_no_number_stops_with_the_step_named(tmp_path, data, monkeypatch):
     from zhaiju.modeling import network
 
-    monkeypatch.setattr(network, "masked_cross_entropy", lambda logits, labels, mask: logits.sum() * float("nan"))
+    monkeypatch.setattr(network, "masked_cross_entropy", lambda logits, *rest, **settings: logits.sum() * float("nan"))
     with pytest.raises(TrainingError, match="loss of step 1 is nan"):
         train("read", TINY, data, tmp_path / "run")
 

@@ -210,9 +210,7 @@ def train(
             elif isinstance(event, Stepped):
                 advance(1, note=f"loss {event.loss:.3f}, {event.tokens / event.seconds:,.0f} tokens/s")
             elif isinstance(event, Evaluated):
-                primary = {name: value for name, value in event.metrics.items() if name in SHOWN}
-                shown = ", ".join(f"{name} {value:.4f}" for name, value in primary.items())
-                ui.note(f"step {event.step}: {shown}{' (best so far)' if event.best else ''}")
+                ui.note(f"step {event.step}: {_shown(event.metrics)}{' (best so far)' if event.best else ''}")
 
         result = training.train(task, chosen, data, output, overwrite=overwrite, on_event=on_event)
     values = {
@@ -228,6 +226,10 @@ def train(
     if not result.finished:
         ui.note(f"stopped after step {result.step}, saved; the same command goes on from there")
         raise typer.Exit(130)
+
+
+def _shown(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {metrics[name]:.4f}" for name in SHOWN if name in metrics)
 
 
 def _with_settings(command: Any) -> Any:
@@ -652,6 +654,58 @@ def compare(
     if tables["differences"]:
         print()
         _print_rows("", tables["differences"])
+
+
+@app.command(epilog="Example: zhaiju reproduce data/course --quick -o reproduction")
+def reproduce(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of the course files; intent/ and slot/ are looked for in it and beside it.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Runs, results and report; what is there already is not done again.")
+    ] = Path("reproduction"),
+    recipe: Annotated[
+        str, typer.Option(help="What to train: report (the course's own), cpu, quick, or a TOML file.")
+    ] = "report",
+    quick: Annotated[bool, typer.Option("--quick", help="The recipe quick: a small version in minutes.")] = False,
+    first: Annotated[str | None, typer.Option(help="Another first Chinese encoder: a hub id or a directory.")] = None,
+    second: Annotated[str | None, typer.Option(help="Another second Chinese encoder.")] = None,
+    english: Annotated[str | None, typer.Option(help="Another English encoder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the course report as one experiment, and write report.html and report.md with its tables and figures."""
+    from zhaiju.training.loop import Evaluated, Event, Started, Stepped
+    from zhaiju.training.recipe import load_recipe
+    from zhaiju.training.report import write_report
+    from zhaiju.training.reproduce import InterruptedTraining
+    from zhaiju.training.reproduce import reproduce as run
+
+    chosen = load_recipe("quick" if quick else recipe).with_encoders(first=first, second=second, english=english)
+    with ui.progress("reproducing", None) as advance:
+        at = 0
+
+        def on_event(event: Event) -> None:
+            nonlocal at
+            if isinstance(event, Started):
+                advance(event.step - at, total=event.steps)
+                at = event.step
+            elif isinstance(event, Stepped):
+                advance(1, note=f"loss {event.loss:.3f}")
+                at = event.step
+            elif isinstance(event, Evaluated):
+                ui.note(f"  step {event.step}: {_shown(event.metrics)}")
+
+        try:
+            results = run(folder, output, chosen, on_part=ui.note, on_event=on_event)
+        except InterruptedTraining as error:
+            ui.note(f"stopped during {error}, saved; the same command goes on from there")
+            raise typer.Exit(130) from None
+    written = write_report(output, results)
+    if as_json:
+        _print_json({"files": [str(path) for path in written], "results": results["results"]})
+    else:
+        for path in written:
+            print(path)
 
 
 @contextmanager

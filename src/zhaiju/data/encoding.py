@@ -62,6 +62,7 @@ class Window:
         choice: Index of the context among the example's candidates.
         start: First place that the window holds.
         end: Place after the last.
+        first: Which of the text's tokens its first one is.
     """
 
     input_ids: Ints
@@ -71,6 +72,7 @@ class Window:
     choice: int
     start: int
     end: int
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -316,6 +318,7 @@ def _window(frame: Frame, told: Tokens, types: Ints, a: int, b: int, choice: int
         choice,
         start,
         end,
+        a,
     )
 
 

@@ -117,12 +117,12 @@ def calibrate(
         return fit_temperature(loss)
 
     before = judge(1.0, kept)
-    temperature = fit(kept)
+    temperature = round(fit(kept), 4)  # as it is kept, so that the threshold belongs to it
     after = judge(temperature, kept)
     threshold, coverage, _ = choose_threshold(after.confidence, after.correct, risk)
     return (
         Calibration(
-            temperature=round(temperature, 4),
+            temperature=temperature,
             threshold=threshold if np.isfinite(threshold) else None,
             risk=risk,
             coverage=coverage,
@@ -137,10 +137,8 @@ def calibrate(
 
 
 def _held_out_error(kept: Sequence[_Kept], judge: Any, fit: Any) -> float:
-    """The error when each half is judged at the temperature of the other."""
+    """The error when each half is judged at the temperature of the other; an empty one gives 1."""
     halves = [kept[0::2], kept[1::2]]
-    if not halves[1]:
-        return float("nan")
     judged = [judge(fit(halves[1 - side]), halves[side]) for side in (0, 1)]
     confidence: Scores = np.concatenate([judgement.confidence for judgement in judged])
     correct: Flags = np.concatenate([judgement.correct for judgement in judged])

@@ -365,9 +365,10 @@ def save_calibration(directory: str | Path, calibration: Mapping[str, Any]) -> P
 
 
 def not_tags(labels: Iterable[str]) -> str | None:
-    """The first of `labels` that is no BIO tag; "O" if that one is missing; None if all is well."""
+    """The first of `labels` that is no BIO tag, or an I- tag whose B- tag is missing; "no O"; None if all is well."""
     names = list(labels)
     wrong = [name for name in names if name != "O" and not (name[:2] in ("B-", "I-") and name[2:])]
+    wrong += [name for name in names if name[:2] == "I-" and f"B-{name[2:]}" not in names]  # it could never begin
     return wrong[0] if wrong else None if "O" in names else "no O"
 
 

@@ -92,6 +92,8 @@ def choose_threshold(confidence: Scores, correct: Flags, risk: float) -> tuple[f
 def fit_temperature(loss: Callable[[float], float]) -> float:
     """The temperature with the least loss, by golden-section search over its logarithm (Kiefer, 1953).
 
+    1 where the search finds none that is better than that.
+
     Args:
         loss: Gives the log loss at a temperature.
     """
@@ -107,4 +109,5 @@ def fit_temperature(loss: Callable[[float], float]) -> float:
             low, inner, at_inner = inner, outer, at_outer
             outer = low + GOLDEN * (high - low)
             at_outer = loss(float(np.exp(outer)))
-    return float(np.exp((low + high) / 2))
+    found = float(np.exp((low + high) / 2))
+    return found if loss(found) < loss(1.0) else 1.0

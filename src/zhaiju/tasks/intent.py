@@ -54,8 +54,9 @@ class IntentTask:
 
     def decode(self, example: IntentExample, windows: Sequence[Window], logits: Sequence[Floats]) -> IntentPrediction:
         """The likeliest class; of equal ones the first."""
-        logs = log_softmax(np.asarray(np.mean(logits, axis=0), np.float64) / self.temperature)
-        best = np.argsort(-logs, kind="stable")[: self.n_best]
+        mean = np.asarray(np.mean(logits, axis=0), np.float64)
+        logs = log_softmax(mean / self.temperature)
+        best = np.argsort(-mean, kind="stable")[: self.n_best]
         n_best = tuple(LabelScore(self.labels[index], float(np.exp(logs[index]))) for index in best)
         loss = -float(logs[self.labels.index(example.label)]) if example.label in self.labels else None
         return IntentPrediction(example.id, n_best[0].label, n_best[0].score, n_best, loss)

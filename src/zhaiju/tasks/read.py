@@ -76,10 +76,13 @@ class ReadTask:
         """The best span over all windows, or no answer where that was asked for and is likelier."""
         context = example.context
         index = example.relevant or 0
-        if self.temperature != 1:
-            logits = [value / np.float32(self.temperature) for value in logits]
         found, evidence = search(
-            context.text, windows, logits, n_best=self.n_best, max_answer_chars=self.max_answer_chars or None
+            context.text,
+            windows,
+            logits,
+            n_best=self.n_best,
+            max_answer_chars=self.max_answer_chars or None,
+            temperature=self.temperature,
         )
         n_best = [
             Candidate(context.text[start:end], start, end, float(np.exp(logit - evidence)), logit, context.source)
@@ -89,8 +92,8 @@ class ReadTask:
             return ReadPrediction(example.id, "", 0, 0, 0.0, context.source, index=index)
         best = n_best[0]
         # A window without the answer says so, and is right; the question has none only if every window says so.
-        null = min(float(value[0, 0]) + float(value[1, 0]) for value in logits)
-        null_score = null - best.logit
+        null = min(float(value[0, 0]) + float(value[1, 0]) for value in logits) / self.temperature
+        null_score = (null - best.logit) * self.temperature  # so that a threshold means the same at any temperature
         if self.null_threshold is not None and null_score > self.null_threshold:
             score = float(np.exp(null - np.logaddexp(null, evidence)))  # "no answer" against all spans together
             return ReadPrediction(example.id, "", 0, 0, score, context.source, tuple(n_best), null_score, index)
@@ -143,6 +146,7 @@ def search(
     *,
     n_best: int,
     max_answer_chars: int | None,
+    temperature: float = 1.0,
 ) -> tuple[list[tuple[int, int, float]], float]:
     """The best spans over all windows of a question.
 
@@ -154,6 +158,7 @@ def search(
         logits: For each window float [2, T]: start and end logits.
         n_best: How many distinct spans to return, at most.
         max_answer_chars: Longest span; None for no limit.
+        temperature: What logits are divided by, after the ranking: rounding must not change it.
 
     Returns:
         Spans `(start, end, logit)` in characters of the context, best first, of equal ones the earlier and then
@@ -175,11 +180,11 @@ def search(
         )
         if not len(scores):
             continue
-        evidence = float(np.logaddexp(evidence, _log_sum_exp(scores)))
+        evidence = float(np.logaddexp(evidence, _log_sum_exp(scores / temperature)))
         for span, score in _top(spans, scores, n_best).items():
             kept[span] = max(score, kept.get(span, -np.inf))
     ranked = sorted(kept.items(), key=lambda entry: (-entry[1], entry[0]))
-    return [(start, end, score) for (start, end), score in ranked[:n_best]], evidence
+    return [(start, end, score / temperature) for (start, end), score in ranked[:n_best]], evidence
 
 
 def _visible(text: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -6,7 +6,7 @@ likeliest *well-formed* sequence is taken, so no prediction has an I- tag withou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,9 +47,10 @@ class SlotsTask:
             if tag not in self.labels:
                 raise DataError("an unknown tag", row=example.id, field="tags", found=tag)
         items = []
-        for window in encoding.word_windows(example.tokens):
+        windows = encoding.word_windows(example.tokens)
+        for window, (places, words) in zip(windows, _first_pieces(_pieces(windows), windows), strict=True):
             label = np.full(len(window), IGNORED, dtype=np.int64)
-            for place, word in zip(*_first_pieces(window), strict=True):
+            for place, word in zip(places, words, strict=True):
                 label[place] = self.labels.index(example.tags[word])
             if targets := int((label != IGNORED).sum()):
                 items.append(Item([window], tuple(label.tolist()), targets))
@@ -66,24 +67,23 @@ class SlotsTask:
         logs = np.full((total, len(self.labels)), -np.inf)
         logs[:, outside] = 0.0
         depth = np.full(total, -1)  # where windows overlap, the one with more around the word decides
-        pieces = np.zeros(total, dtype=np.int64)
-        for window, value in zip(windows, logits, strict=True):
-            places, words = _first_pieces(window)
+        pieces = _pieces(windows)
+        for window, value, (places, words) in zip(windows, logits, _first_pieces(pieces, windows), strict=True):
             around = np.minimum(places, len(window) - 1 - places)
             better = around > depth[words]
             chosen = words[better]
             depth[chosen] = around[better]
             logs[chosen] = log_softmax(value[places[better]].astype(np.float64) / self.temperature)
-            pieces = np.maximum(pieces, np.bincount(window.starts[window.starts >= 0], minlength=total))
         best = best_tags(logs, self.labels)
         tags = tuple(self.labels[index] for index in best)
         scores = np.exp(logs[np.arange(total), best])
         spans = tuple(_span(example, label, start, end, scores) for label, start, end in entities(tags))
+        counts = tuple(np.bincount(pieces, minlength=total).tolist())
         loss = None
         if example.tags is not None and set(example.tags) <= set(self.labels):
             own = [self.labels.index(tag) for tag in example.tags]
             loss = -float(np.maximum(logs[np.arange(total), own], -100.0).mean())  # a blank word can only be "O"
-        return SlotPrediction(example.id, tags, spans, tuple(scores.tolist()), tuple(pieces.tolist()), loss)
+        return SlotPrediction(example.id, tags, spans, tuple(scores.tolist()), counts, loss)
 
     def judge(self, examples: Sequence[SlotExample], predictions: Sequence[SlotPrediction]) -> Judgement:
         """By word; figures by utterance.
@@ -135,11 +135,27 @@ def _gold(examples: Sequence[SlotExample]) -> list[tuple[str, ...]]:
     return tags
 
 
-def _first_pieces(window: Window) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
-    """(Place in the window of each word's first piece there, the words)."""
-    inside = np.flatnonzero(window.starts >= 0)
-    words, first = np.unique(window.starts[inside], return_index=True)
-    return inside[first], words
+def _pieces(windows: Sequence[Window]) -> npt.NDArray[np.int64]:
+    """int64 [pieces], the word that each piece of the utterance is of: all windows joined."""
+    words = np.zeros(max((window.first + int((window.starts >= 0).sum()) for window in windows), default=0), np.int64)
+    for window in windows:
+        inside = window.starts[window.starts >= 0]
+        words[window.first : window.first + len(inside)] = inside
+    return words
+
+
+def _first_pieces(
+    pieces: npt.NDArray[np.int64], windows: Sequence[Window]
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """For each window the places in it of words' first pieces, and the words.
+
+    A window may begin inside a word, with a piece that is not its first one.
+    """
+    first = np.flatnonzero(np.diff(pieces, prepend=-1))
+    for window in windows:
+        inside = np.flatnonzero(window.starts >= 0)
+        here = first[(first >= window.first) & (first < window.first + len(inside))]
+        yield here - window.first + (int(inside[0]) if len(inside) else 0), pieces[here]
 
 
 def _span(example: SlotExample, label: str, start: int, end: int, scores: npt.NDArray[np.float64]) -> SlotSpan:

@@ -34,7 +34,9 @@ FIGURES = {"read": ("em", "f1"), "slots": ("f1", "token_accuracy", "sentence_acc
 TITLES = {"em": "EM", "f1": "F1", "loss": "training loss", "lr": "learning rate"}  # else the name with spaces
 SMOOTHING = 25  # the smoothed loss is the mean over one part in so many of the steps
 MOST_POINTS = 600  # of a line; more could not be seen apart
-LOSS_CAPTION = f"Light: each step, or the mean of a few. Strong: the mean of a {SMOOTHING}th of all steps."
+LOSS_CAPTION = (
+    f"Light: each step, or from lowest to highest of a few. Strong: the mean of a {SMOOTHING}th of all steps."
+)
 MOST_LABELS = 8  # beside a panel
 
 
@@ -63,7 +65,7 @@ class Curve:
     @property
     def figures(self) -> tuple[str, ...]:
         """The figures that are drawn of its evaluations."""
-        return FIGURES.get(self.task, (TASKS[self.task].primary_metric,))
+        return _figures_of(self.task)
 
     @property
     def best(self) -> int | None:
@@ -84,6 +86,10 @@ class Curve:
         points = [(entry["step"], entry[key]) for entry in self.evaluations if key in self.figures and key in entry]
         steps, values = np.array(points, np.float64).reshape(-1, 2).T
         return steps, values
+
+
+def _figures_of(task: str) -> tuple[str, ...]:
+    return FIGURES.get(task, (TASKS[task].primary_metric,))
 
 
 def draw_curves(runs: Sequence[Path], output: Path, *, titles: Sequence[str] | None = None) -> list[Path]:
@@ -133,7 +139,7 @@ def _read(run: Path, name: str) -> Curve:
     except ValueError:
         raise ConfigError(f"{run} is not a run (environment.json is not JSON), {expected}") from None
     task = about.get("task") if isinstance(about, dict) else None
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         raise ConfigError(f"{run}: its task is {shorten(task)}, expected one of {', '.join(TASKS)}")
     steps, evaluations, seconds = [], [], 0.0
     for entry in _entries(run):
@@ -142,7 +148,8 @@ def _read(run: Path, name: str) -> Curve:
             if kind == "step":
                 steps.append((float(entry["step"]), float(entry["loss"]), float(entry["lr"])))
             elif kind == "evaluate":
-                evaluations.append({**entry, "step": int(entry["step"])})
+                figures = {key: float(entry[key]) for key in _figures_of(task) if key in entry}
+                evaluations.append({**entry, "step": int(entry["step"]), **figures})
             seconds += float(entry.get("seconds", 0))
         except (AttributeError, KeyError, TypeError, ValueError):
             raise ConfigError(
@@ -173,16 +180,14 @@ def smooth(values: Numbers, width: int) -> Numbers:
 
 
 def group_size(points: int) -> int:
-    """How many steps are averaged to a point, so that no line has more than `MOST_POINTS`."""
+    """How many steps make a point, so that no line has more than `MOST_POINTS`."""
     return max(-(-points // MOST_POINTS), 1)
 
 
-def grouped(values: Numbers, size: int) -> Numbers:
-    """The mean of every `size` values, float64 [ceil(N / size)]; of as many as there are at the end."""
+def extremes(values: Numbers, size: int) -> tuple[Numbers, Numbers]:
+    """The lowest and the highest of every `size` values, float64 [ceil(N / size)] each."""
     starts = np.arange(0, len(values), size)
-    if not len(starts):
-        return values
-    return np.asarray(np.add.reduceat(values, starts) / np.diff([*starts, len(values)]))
+    return np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
 
 
 def _title(key: str) -> str:
@@ -200,7 +205,12 @@ def _panel(axes: Axes, curves: Sequence[Curve], key: str) -> None:
         if key in ("loss", "lr"):
             size = group_size(len(steps))
             if key == "loss":
-                axes.plot(grouped(steps, size), grouped(values, size), color=shown.colour, alpha=0.22, linewidth=0.8)
+                if size == 1:
+                    axes.plot(steps, values, color=shown.colour, alpha=0.22, linewidth=0.8)
+                else:
+                    axes.fill_between(
+                        steps[::size], *extremes(values, size), color=shown.colour, alpha=0.18, linewidth=0
+                    )
                 values = smooth(values, max(len(values) // SMOOTHING, 1))
             kept = np.unique([*range(0, len(steps), size), len(steps) - 1])
             axes.plot(steps[kept], values[kept], linewidth=1.7, **shown.line)

@@ -4,7 +4,7 @@ matplotlib is imported inside functions, so that nobody pays for it who draws no
 time of one figure and then set back, one figure at a time; pyplot is not used.
 
 Chinese comes from a font that is shipped, so that a figure is the same on every machine; what that lacks is looked for
-in the system's Chinese fonts. An SVG keeps its text as text and leaves the choice of the font to the browser.
+in the system's Chinese fonts. An SVG keeps its text as text, and carries the few Chinese glyphs that it needs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape, quoteattr
 
 from zhaiju import files
-from zhaiju.training.page import COLOURS, DARK, FONT_FILE, FONT_NAME, FONTS, INK, MUTED, RULE, variable
+from zhaiju.training.page import COLOURS, DARK, FONT_FILE, FONT_NAME, FONTS, INK, MUTED, RULE, font_face, variable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -139,14 +139,12 @@ def padding() -> LayoutEngine:
     return ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
 
 
-def canvas(
-    columns: int = 1, rows: int = 1, *, size: tuple[float, float] = PANEL, **grid: Any
-) -> tuple[Figure, list[Axes]]:
+def canvas(columns: int = 1, rows: int = 1, *, size: tuple[float, float] = PANEL) -> tuple[Figure, list[Axes]]:
     """A figure with its panels, row by row; call it, and all that draws on them, inside `style`."""
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(size[0] * columns, size[1] * rows), layout=padding())
-    panels = drawn.subplots(rows, columns, squeeze=False, **grid)
+    panels = drawn.subplots(rows, columns, squeeze=False)
     return drawn, list(panels.flat)
 
 
@@ -164,7 +162,9 @@ def svg(drawn: Figure, description: str) -> str:
         drawn: The figure.
         description: What it shows, for those who cannot see it.
     """
-    return f'<?xml version="1.0" encoding="utf-8"?>\n{_svg(drawn, description)}\n'
+    text = _svg(drawn, description)
+    head = f"<title>{escape(description)}</title><style>{font_face(text)}</style>"
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + text.replace(">", f">\n {head}", 1) + "\n"
 
 
 def inline_svg(drawn: Figure, description: str, name: str) -> str:
@@ -176,7 +176,7 @@ def inline_svg(drawn: Figure, description: str, name: str) -> str:
         name: Letters, digits and hyphens; no other SVG of the page has it.
     """
     drawn.patch.set_alpha(0)
-    text = _svg(drawn, description, title=False)
+    text = _svg(drawn, description)
     text = re.sub(r"\s*<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)  # it would be the whole page's
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 style="stroke-linejoin:round"', text, count=1)
@@ -187,15 +187,14 @@ def inline_svg(drawn: Figure, description: str, name: str) -> str:
     return text
 
 
-def _svg(drawn: Figure, description: str, *, title: bool = True) -> str:
+def _svg(drawn: Figure, description: str) -> str:
     stream = io.StringIO()
     drawn.savefig(stream, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = stream.getvalue()
     text = text[text.index("<svg") :].rstrip()
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"font-family: [^;\"]*", lambda found: f"font-family: {FONTS}", text)
-    text = re.sub(r"^<svg", lambda found: f'<svg role="img" aria-label={quoteattr(description)}', text)
-    return re.sub(r">", lambda found: f">\n <title>{escape(description)}</title>", text, count=1) if title else text
+    return re.sub(r"^<svg", lambda found: f'<svg role="img" aria-label={quoteattr(description)}', text)
 
 
 def write_figure(stem: Path, drawn: Figure, description: str) -> list[Path]:

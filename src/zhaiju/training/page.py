@@ -23,9 +23,10 @@ DARK = {
     "#e69f00": "#f0b63a",
     "#56b4e9": "#a5dbff",
 }
+# The embedded font first: of one that comes later Chromium draws the first text as boxes.
 FONTS = (
-    "system-ui, 'Noto Sans', 'Noto Sans CJK TC', 'PingFang TC', 'Microsoft JhengHei', 'Noto Sans CJK SC', "
-    "'PingFang SC', 'Microsoft YaHei', 'WenQuanYi Micro Hei', 'Zhaiju Sans', 'DejaVu Sans', sans-serif"
+    "'Zhaiju Sans', system-ui, 'Noto Sans', 'Noto Sans CJK TC', 'PingFang TC', 'Microsoft JhengHei', "
+    "'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei', 'WenQuanYi Micro Hei', 'DejaVu Sans', sans-serif"
 )
 
 FONT_NAME = "Zhaiju Sans"
@@ -88,7 +89,7 @@ def page(title: str, body: str, *, lang: str = "en") -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
-<style>{_font_face(title + body)}{STYLE}</style>
+<style>{font_face(title + body)}{STYLE}</style>
 </head>
 <body>
 <main>
@@ -100,7 +101,7 @@ def page(title: str, body: str, *, lang: str = "en") -> str:
 """
 
 
-def _font_face(text: str) -> str:
+def font_face(text: str) -> str:
     """CSS with the shipped font's glyphs for the Chinese in `text`, a few kB, for readers without a Chinese font."""
     wanted = {character for character in text if character >= FIRST_CHINESE}
     if not wanted:

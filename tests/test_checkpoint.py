@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import zhaiju
-from checkpoints import CHECKPOINTS, POSITIONS, bert, bert_config, roberta_wwm, save, word_pieces
+from checkpoints import CHECKPOINTS, LABELS, POSITIONS, bert, bert_config, roberta_wwm, save, word_pieces
 from zhaiju.config import TrainSettings
 from zhaiju.data.examples import Context, QAExample, Span
 from zhaiju.data.formats import ReadLog
 from zhaiju.errors import CheckpointError, ConfigError
-from zhaiju.modeling.checkpoint import Meta, Shape, from_scratch, load, read_meta, resolve
+from zhaiju.modeling.checkpoint import Meta, Shape, from_scratch, load, read_meta, resolve, save_calibration
 from zhaiju.modeling.checkpoint import save as save_checkpoint
 from zhaiju.tasks import TASKS
 from zhaiju.training.run import TrainData, train
@@ -39,7 +40,8 @@ def trained(bare, tmp_path_factory):
     """A checkpoint of ours for each task."""
     folder = tmp_path_factory.mktemp("trained")
     for task in TASKS:
-        loaded = load(bare, task, head_required=False, window=WINDOW, overlap=12, script="simplified")
+        labels = LABELS[task] or None
+        loaded = load(bare, task, head_required=False, window=WINDOW, overlap=12, script="simplified", labels=labels)
         (folder / task).mkdir()
         save_checkpoint(folder / task, loaded.network, loaded.encoding, Meta(task=task, search={"max_answer_chars": 9}))
     return folder
@@ -105,13 +107,62 @@ def test_what_is_asked_for_goes_before_what_was_saved(trained):
 def test_a_checkpoint_of_ours_loads_without_us(trained):
     import transformers
 
-    for task, kind in (("select", "BertForMultipleChoice"), ("read", "BertForQuestionAnswering")):
+    kinds = {
+        "select": "BertForMultipleChoice",
+        "read": "BertForQuestionAnswering",
+        "intent": "BertForSequenceClassification",
+        "slots": "BertForTokenClassification",
+    }
+    assert kinds.keys() == TASKS.keys()
+    for task, kind in kinds.items():
         assert json.loads((trained / task / "config.json").read_text("utf-8"))["architectures"] == [kind]
         model, report = getattr(transformers, kind).from_pretrained(trained / task, output_loading_info=True)
         assert not report["missing_keys"]
         assert not report["unexpected_keys"]
         ours = load(trained / task).network.model.state_dict()
         assert all(torch.equal(value, ours[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("task", ["intent", "slots"])
+def test_classes_keep_their_names_and_their_order_with_us_and_without_us(trained, task):
+    import transformers
+
+    names = transformers.AutoConfig.from_pretrained(trained / task).id2label
+    assert tuple(names[index] for index in range(len(names))) == LABELS[task]
+    loaded = load(trained / task)
+    assert loaded.labels == LABELS[task]
+    assert loaded.task(task).labels == LABELS[task]
+
+
+def test_more_than_ten_classes_and_strange_names_keep_their_order(bare, tmp_path):
+    labels = [f"class {number} 類\n" for number in range(25, 0, -1)]
+    loaded = load(bare, "intent", head_required=False, window=WINDOW, labels=labels)
+    save_checkpoint(tmp_path, loaded.network, loaded.encoding, Meta(task="intent"))
+    assert load(tmp_path).labels == tuple(labels)
+
+
+def test_a_calibration_is_kept_used_and_replaced_and_nothing_else_changes(trained, tmp_path):
+    shutil.copytree(trained / "read", tmp_path / "read")
+    for temperature in (2.5, 0.5):
+        file = save_calibration(tmp_path / "read", {"temperature": temperature, "threshold": 0.75})
+        assert file == tmp_path / "read" / "zhaiju.json"
+        loaded = load(tmp_path / "read")
+        assert (loaded.meta.temperature, loaded.task("read").temperature) == (temperature, temperature)
+        assert loaded.task("read", temperature=1.0).temperature == 1.0
+        assert loaded.task("read").max_answer_chars == 9
+        assert loaded.meta.calibration["threshold"] == 0.75
+    assert load(trained / "read").task("read").temperature == 1.0
+    save_checkpoint(tmp_path / "read", loaded.network, loaded.encoding, loaded.meta)
+    assert load(tmp_path / "read").meta == loaded.meta
+
+
+def test_a_foreign_checkpoint_directory_can_be_calibrated_and_a_hub_id_cannot(copy, monkeypatch, tmp_path):
+    assert not (copy / "zhaiju.json").exists()
+    save_calibration(copy, {"temperature": 1.5})
+    assert read_meta(str(copy)).temperature == 1.5
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="we/ours is not a directory"):
+        save_calibration("we/ours", {"temperature": 1.5})
 
 
 def test_loading_leaves_the_settings_of_transformers_alone(bare):
@@ -171,7 +222,7 @@ def test_code_of_an_unknown_architecture_is_refused_and_not_run(copy, tmp_path):
     marker = tmp_path / "marker"
     (copy / "modeling_trap.py").write_text(f"open({str(marker)!r}, 'w')\n", "utf-8")
     classes = {"AutoConfig": "modeling_trap.Config"}
-    classes |= {f"AutoModelFor{head}": "modeling_trap.Model" for head in ("QuestionAnswering", "MultipleChoice")}
+    classes |= {task.head.auto_class: "modeling_trap.Model" for task in TASKS.values()}
     _change(copy / "config.json", model_type="trap", auto_map=classes)
     for task in TASKS:
         _refused(copy, "custom code", task=task)
@@ -308,11 +359,12 @@ def test_an_encoder_without_an_output_layer_must_be_trained_first(bare, task):
         load(bare, task, window=WINDOW)
 
 
-@pytest.mark.parametrize(("saved", "wanted"), [("select", "read"), ("read", "select")])
+@pytest.mark.parametrize(("saved", "wanted"), list(permutations(TASKS, 2)))
 def test_a_checkpoint_for_another_task_is_refused_but_may_be_trained_on(trained, saved, wanted):
     with pytest.raises(CheckpointError, match=f"checkpoint for {saved}, expected one for {wanted}"):
         load(trained / saved, wanted)
-    loaded = load(trained / saved, wanted, head_required=False)
+    loaded = load(trained / saved, wanted, head_required=False, labels=LABELS[wanted] or None)
+    assert loaded.labels == (LABELS[wanted] or loaded.labels)
     assert loaded.network.head == TASKS[wanted].head
 
 
@@ -389,6 +441,12 @@ def test_from_scratch_refuses_a_shape_that_cannot_be():
         '{"task": "read", "search": 3}',
         '{"task": "read", "search": {"max_answer_chars": "fifty"}}',
         '{"task": "read", "search": {"max_answer_chars": -1}}',
+        '{"task": "read", "calibration": 3}',
+        '{"task": "read", "calibration": {"temperature": "warm"}}',
+        '{"task": "read", "calibration": {"temperature": null}}',
+        '{"task": "read", "calibration": {"temperature": 0}}',
+        '{"task": "read", "calibration": {"temperature": NaN}}',
+        '{"task": "read", "calibration": {"temperature": Infinity}}',
     ],
 )
 def test_a_zhaiju_json_that_we_did_not_write_is_refused(copy, text):

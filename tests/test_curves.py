@@ -431,11 +431,11 @@ def test_bars_show_values_and_intervals():
         intervals={"EM": [(0.35, 0.45), (0.8, 0.82)]},
         title="both",
         x="share",
-    )
+    ).inline
     assert {"從零開始", "RoBERTa", "EM", "F1", "both", "share", "0.4", "0.81", "0.5", "0.88"} <= set(_texts(svg))
     assert ElementTree.fromstring(svg).attrib["aria-label"] == 'EM < F1 "all"'
 
 
 def test_lines_are_named_beside_their_ends():
-    svg = line_figure({"甲": ([1, 2], [0.1, 0.4]), "none": ([], [])}, name="l", description="d", x="k", y="EM")
+    svg = line_figure({"甲": ([1, 2], [0.1, 0.4]), "none": ([], [])}, name="l", description="d", x="k", y="EM").inline
     assert {"甲", "k", "EM"} <= set(_texts(svg))

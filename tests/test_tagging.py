@@ -95,7 +95,8 @@ def test_slot_figures_are_those_of_seqeval(sentences):
         ]
         for tags in (gold, predicted)
     ]
-    assert report["f1_all_pieces"] == pytest.approx(f1_score(*repeated, zero_division=0))
+    for name, theirs in (("f1", f1_score), ("precision", precision_score), ("recall", recall_score)):
+        assert report[f"{name}_all_pieces"] == pytest.approx(theirs(*repeated, zero_division=0))
     right = [tag == ours for side in zip(gold, predicted, strict=True) for tag, ours in zip(*side, strict=True)]
     assert report["count"] == len(gold)
     assert report["token_accuracy"] == pytest.approx(np.mean(right))
@@ -128,6 +129,7 @@ def test_a_b_tag_of_two_pieces_counts_as_two_entities():
     report = slot_report(gold, predicted, [[2, 1, 0]])
     assert report["f1"] == 0
     assert report["f1_all_pieces"] == 0.5  # B-a, B-a + I-a against B-a, B-a
+    assert report["precision_all_pieces"] == report["recall_all_pieces"] == 0.5
     assert report["token_accuracy_all_pieces"] == 2 / 3
     assert report["token_accuracy"] == 2 / 3
     assert report["sentence_accuracy"] == 0
@@ -136,7 +138,8 @@ def test_a_b_tag_of_two_pieces_counts_as_two_entities():
 def test_slot_report_has_these_figures_and_no_others():
     names = {
         *("count", "f1", "precision", "recall", "f1_strict", "precision_strict", "recall_strict", "f1_all_pieces"),
-        *("token_accuracy_all_pieces", "token_accuracy", "sentence_accuracy"),
+        *("precision_all_pieces", "recall_all_pieces", "token_accuracy_all_pieces"),
+        *("token_accuracy", "sentence_accuracy"),
         *("f1_low", "f1_high", "sentence_accuracy_low", "sentence_accuracy_high"),
     }
     report = slot_report([["B-a"]], [["B-a"]], [[1]])

@@ -66,6 +66,22 @@ class TrainSettings:
         1.0, "read: share of the windows without an answer that an epoch trains on.", low=0, high=1
     )
     max_answer_chars: int = setting(50, "read: longest quote in characters; 0: no limit.", low=0, high=1 << 31)
+    pooling: str = setting(
+        "cls",
+        "intent: read the encoder's first token (cls), or first rebuild its last layer so that this token is the mean "
+        "of all (mean): for encoders that were trained to be read by their mean.",
+        choices=("cls", "mean"),
+    )
+    head: str = setting(
+        "random",
+        "intent: first weights of the output layer: random, or the linear discriminant of the training data.",
+        choices=("random", "discriminant"),
+    )
+    pieces: str = setting(
+        "first",
+        "slots: label a word's first piece alone, or all its pieces, whose mean then decides.",
+        choices=("first", "all"),
+    )
     bio: str = setting(
         "repair",
         "slots: refuse an I- tag that begins a slot (strict), or read it as B- (repair).",
@@ -79,6 +95,13 @@ class TrainSettings:
     label_smoothing: float = setting(
         0.0, "Share of each target that is spread evenly over all outcomes.", low=0, high=0.9
     )
+    average: float = setting(
+        0.0,
+        "Decay of the running mean of the weights, which is evaluated and kept; 0: the weights themselves.",
+        low=0,
+        high=0.99999,
+    )
+    freeze_embeddings: bool = setting(False, "Leave the embeddings as they are: faster, and hardly worse.")
     clip: float = setting(1.0, "Largest gradient norm; 0: no clipping.", low=0)
     batch_tokens: int = setting(8192, "Tokens of a batch, padding included.", low=16)
     batch_size: int = setting(0, "Most questions, windows (read) or utterances of a batch; 0: as many as fit.", low=0)

@@ -129,15 +129,24 @@ class Network(nn.Module):
         Returns:
             float32, "choices": [n, 1]; "tokens": [n, 2, T]; "labels": [n, L], or [n, T, L] per token.
         """
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if self.takes_types and self.types != 0:
-            inputs["token_type_ids"] = token_type_ids.clamp(max=self.types - 1) if self.types else token_type_ids
+        inputs = self._inputs(input_ids, token_type_ids, attention_mask)
         if self.head.over == "choices":
             inputs = {name: value.unsqueeze(1) for name, value in inputs.items()}  # [n, 1, T]
         output = self.model(**inputs)
         if self.head.over == "tokens":
             return torch.stack([output.start_logits, output.end_logits], dim=1).float()
         return output.logits.float()  # type: ignore[no-any-return]
+
+    def hidden(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The encoder's last hidden states, [n, T, H]; arguments as of `logits`."""
+        states: Tensor = self.model.base_model(**self._inputs(input_ids, token_type_ids, attention_mask))[0]
+        return states
+
+    def _inputs(self, input_ids: Tensor, token_type_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self.takes_types and self.types != 0:
+            inputs["token_type_ids"] = token_type_ids.clamp(max=self.types - 1) if self.types else token_type_ids
+        return inputs
 
     def forward(self, batch: Batch, smoothing: float = 0.0) -> Tensor:
         """The batch's loss, summed over its items' targets.

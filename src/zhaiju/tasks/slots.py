@@ -25,10 +25,13 @@ class SlotsTask:
 
     Attributes:
         labels: The tags, in the order of the logits; "O" is among them.
+        pieces: "first": a word is learnt and told by its first piece; "all": every piece has the word's tag, and
+            the mean of their logits tells.
         temperature: Logits are divided by it (see `zhaiju.tasks.calibration`).
     """
 
     labels: tuple[str, ...]
+    pieces: str = "first"
     temperature: float = 1.0
 
     name = "slots"
@@ -36,7 +39,7 @@ class SlotsTask:
     primary_metric = "f1"
 
     def items(self, example: SlotExample, encoding: Encoding, generator: np.random.Generator) -> list[Item]:
-        """One item a window: the first piece of each word has the word's tag, all other tokens none.
+        """One item a window: the first piece of each word (or each piece) has the word's tag, all other tokens none.
 
         Raises:
             DataError: the example has no tags, or one that is not among `labels`.
@@ -50,6 +53,9 @@ class SlotsTask:
         windows = encoding.word_windows(example.tokens)
         for window, (places, words) in zip(windows, _first_pieces(_pieces(windows), windows), strict=True):
             label = np.full(len(window), IGNORED, dtype=np.int64)
+            if self.pieces == "all":
+                places = np.flatnonzero(window.starts >= 0)
+                words = window.starts[places]
             for place, word in zip(places, words, strict=True):
                 label[place] = self.labels.index(example.tags[word])
             if targets := int((label != IGNORED).sum()):
@@ -64,8 +70,8 @@ class SlotsTask:
         """The likeliest well-formed tags and their spans. A word without pieces, a blank one, is "O"."""
         total = len(example.tokens)
         outside = self.labels.index("O")
-        logs = np.full((total, len(self.labels)), -np.inf)
-        logs[:, outside] = 0.0
+        found = np.full((total, len(self.labels)), -np.inf)
+        found[:, outside] = 0.0
         depth = np.full(total, -1)  # where windows overlap, the one with more around the word decides
         pieces = _pieces(windows)
         for window, value, (places, words) in zip(windows, logits, _first_pieces(pieces, windows), strict=True):
@@ -73,8 +79,11 @@ class SlotsTask:
             better = around > depth[words]
             chosen = words[better]
             depth[chosen] = around[better]
-            logs[chosen] = log_softmax(value[places[better]].astype(np.float64) / self.temperature)
-        best = best_tags(logs, self.labels)
+            if self.pieces == "all":
+                value = _mean_of_words(window, value)
+            found[chosen] = value[places[better]]
+        best = best_tags(found, self.labels)  # before the temperature, whose rounding must not change it
+        logs = log_softmax(found / self.temperature)
         tags = tuple(self.labels[index] for index in best)
         scores = np.exp(logs[np.arange(total), best])
         spans = tuple(_span(example, label, start, end, scores) for label, start, end in entities(tags))
@@ -158,6 +167,19 @@ def _first_pieces(
         yield here - window.first + (int(inside[0]) if len(inside) else 0), pieces[here]
 
 
+def _mean_of_words(window: Window, logits: Floats) -> Floats:
+    """The logits [T, L] with those of each word's pieces in the window replaced by their mean."""
+    inside = np.flatnonzero(window.starts >= 0)
+    if not len(inside):
+        return logits
+    _, first, place, count = np.unique(
+        window.starts[inside], return_index=True, return_inverse=True, return_counts=True
+    )
+    means = logits.copy()
+    means[inside] = (np.add.reduceat(logits[inside], first, axis=0) / count[:, None])[place]
+    return means
+
+
 def _span(example: SlotExample, label: str, start: int, end: int, scores: npt.NDArray[np.float64]) -> SlotSpan:
     """The words `[start, end)` as a quote of the sentence, or where there is none, as words."""
     score = float(scores[start:end].min())  # as sure as its least sure word
@@ -171,7 +193,8 @@ def best_tags(logs: npt.NDArray[np.float64], labels: Sequence[str]) -> npt.NDArr
     """The likeliest sequence of tags that is well-formed (Viterbi, 1967).
 
     Args:
-        logs: float64 [words, L], log-probability of each tag.
+        logs: float64 [words, L], log-probability of each tag, or its logit: what all tags of a word have in common
+            does not matter.
         labels: The L tags.
 
     Returns:

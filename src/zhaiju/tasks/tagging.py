@@ -78,23 +78,27 @@ def slot_report(gold: Sequence[Tags], predicted: Sequence[Tags], pieces: Sequenc
 
     Returns:
         `count` of sentences; `f1`, `precision`, `recall`, over all entities, one tag a word; the same as `f1_strict`,
-        …; `f1_all_pieces` and `token_accuracy_all_pieces`, where a word's tag stands once for each of its pieces (a
-        B- tag as B-: how some published figures count); `token_accuracy`, over words; `sentence_accuracy`, of
-        sentences with every tag right; and `f1_low`, `f1_high`, `sentence_accuracy_low`, `sentence_accuracy_high`.
+        …, and as `f1_all_pieces`, … and `token_accuracy_all_pieces`, where a word's tag stands once for each of its
+        pieces (a B- tag as B-: how some published figures count); `token_accuracy`, over words;
+        `sentence_accuracy`, of sentences with every tag right; and `f1_low`, `f1_high`, `sentence_accuracy_low`,
+        `sentence_accuracy_high`.
     """
     repeated_gold = [_repeat(tags, counts) for tags, counts in zip(gold, pieces, strict=True)]
     repeated_predicted = [_repeat(tags, counts) for tags, counts in zip(predicted, pieces, strict=True)]
     default = _entity_counts(gold, predicted, entities)
-    strict = _entity_counts(gold, predicted, strict_entities)
-    all_pieces = _entity_counts(repeated_gold, repeated_predicted, entities)
+    counted = {
+        "": default,
+        "_strict": _entity_counts(gold, predicted, strict_entities),
+        "_all_pieces": _entity_counts(repeated_gold, repeated_predicted, entities),
+    }
     right = _right_tags(gold, predicted)
     right_pieces = _right_tags(repeated_gold, repeated_predicted)
     whole = (right[:, 0] == right[:, 1]).astype(np.float64)
     ones = np.ones(len(whole))
     report: dict[str, float] = {"count": len(gold)}
-    report["precision"], report["recall"], report["f1"] = _precision_recall_f1(*default.sum(axis=0))
-    report["precision_strict"], report["recall_strict"], report["f1_strict"] = _precision_recall_f1(*strict.sum(axis=0))
-    report["f1_all_pieces"] = _precision_recall_f1(*all_pieces.sum(axis=0))[2]
+    for suffix, counts in counted.items():
+        values = _precision_recall_f1(*counts.sum(axis=0))
+        report |= {name + suffix: value for name, value in zip(("precision", "recall", "f1"), values, strict=True)}
     report["token_accuracy"] = _ratio(*right.sum(axis=0))
     report["token_accuracy_all_pieces"] = _ratio(*right_pieces.sum(axis=0))
     report["sentence_accuracy"] = _ratio(whole.sum(), len(whole))

@@ -111,10 +111,10 @@ def draw_curves(runs: Sequence[Path], output: Path, *, titles: Sequence[str] | N
     keys = [*dict.fromkeys(key for curve in curves for key in curve.figures), "loss", "lr"]
     with drawing.style():
         written = drawing.write_figure(output / "curves", _together(curves, keys), _description(curves, keys))
-        panels = [
-            figure(_alone(curves, key, f"p{place}"), LOSS_CAPTION if key == "loss" else "")
-            for place, key in enumerate(keys)
-        ]
+    panels = [
+        figure(panel(curves, key, f"p{place}").inline, LOSS_CAPTION if key == "loss" else "")
+        for place, key in enumerate(keys)
+    ]
     target = output / "curves.html"
     files.write_text(target, _html(curves, panels))
     return [*written, target]
@@ -262,11 +262,26 @@ def _samples(runs: int) -> list[Any]:
     ]
 
 
-def _alone(curves: Sequence[Curve], key: str, name: str) -> str:
-    """One panel as inline SVG."""
-    drawn, (axes,) = drawing.canvas(size=drawing.IN_PAGE)
-    _panel(axes, curves, key)
-    return drawing.inline_svg(drawn, _description(curves, [key]), name)
+def panel(curves: Sequence[Curve], key: str, name: str) -> drawing.Picture:
+    """One panel for a page.
+
+    Args:
+        curves: The runs.
+        key: "loss", "lr" or a figure.
+        name: See `drawing.picture`.
+    """
+    with drawing.style():
+        drawn, (axes,) = drawing.canvas(size=drawing.IN_PAGE)
+        _panel(axes, curves, key)
+        return drawing.picture(drawn, _description(curves, [key]), name)
+
+
+def legend(names: Sequence[str]) -> str:
+    """A list, in HTML, of what the runs' lines look like."""
+    items = "".join(
+        f"<li>{drawing.look(index).sample()}<span>{escape(name)}</span></li>" for index, name in enumerate(names)
+    )
+    return f'<ul class="legend">{items}</ul>'
 
 
 def _description(curves: Sequence[Curve], keys: Sequence[str]) -> str:
@@ -289,11 +304,8 @@ def _description(curves: Sequence[Curve], keys: Sequence[str]) -> str:
 
 def _html(curves: Sequence[Curve], panels: Sequence[str]) -> str:
     names = [drawing.printable(curve.name, 10_000) for curve in curves]
-    legend = "".join(
-        f"<li>{drawing.look(index).sample()}<span>{escape(name)}</span></li>" for index, name in enumerate(names)
-    )
     body = [
-        f'<ul class="legend">{legend}</ul>',
+        legend(names),
         '<p class="note">A star marks the best evaluation of a run; beside it stand its value and its step.</p>',
         f'<div class="panels">\n{"".join(panels)}\n</div>',
         "<h2>Runs</h2>",

@@ -155,28 +155,34 @@ def png(drawn: Figure) -> bytes:
     return stream.getvalue()
 
 
-def svg(drawn: Figure, description: str) -> str:
-    """The figure as a file of SVG, the same text each time.
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure as SVG.
 
-    Args:
-        drawn: The figure.
-        description: What it shows, for those who cannot see it.
+    Attributes:
+        file: To be written as a file; the same text each time.
+        inline: To stand in a page, as wide as its place, in the page's colours.
     """
-    text = _svg(drawn, description)
-    head = f"<title>{escape(description)}</title><style>{font_face(text)}</style>"
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + text.replace(">", f">\n {head}", 1) + "\n"
+
+    file: str
+    inline: str
 
 
-def inline_svg(drawn: Figure, description: str, name: str) -> str:
-    """The figure as SVG to stand in a page, as wide as its place, in the page's colours.
+def picture(drawn: Figure, description: str, name: str = "") -> Picture:
+    """The figure as SVG.
 
     Args:
         drawn: The figure.
         description: What it shows, for those who cannot see it.
         name: Letters, digits and hyphens; no other SVG of the page has it.
     """
-    drawn.patch.set_alpha(0)
     text = _svg(drawn, description)
+    head = f"<title>{escape(description)}</title><style>{font_face(text)}</style>"
+    file = '<?xml version="1.0" encoding="utf-8"?>\n' + text.replace(">", f">\n {head}", 1) + "\n"
+    return Picture(file, _inline(text, name))
+
+
+def _inline(text: str, name: str) -> str:
     text = re.sub(r"\s*<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)  # it would be the whole page's
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 style="stroke-linejoin:round"', text, count=1)
@@ -203,13 +209,13 @@ def write_figure(stem: Path, drawn: Figure, description: str) -> list[Path]:
     Raises:
         OutputError: the folder cannot be made or written.
     """
-    picture, text = png(drawn), svg(drawn, description)
+    pixels, text = png(drawn), picture(drawn, description).file
     target = stem.with_name(f"{stem.name}.png")
     with files.writing_to(target):
         target.parent.mkdir(parents=True, exist_ok=True)
 
     def fill(temporary: Path) -> None:
-        temporary.write_bytes(picture)
+        temporary.write_bytes(pixels)
 
     files.atomic_file(target, fill)
     other = stem.with_name(f"{stem.name}.svg")

@@ -18,10 +18,12 @@ from zhaiju.training.page import INK, MUTED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Numbers = Sequence[float] | npt.NDArray[np.float64]
 
-SIZE = (10.2, 5.0)  # inches
+SIZE = (10.2, 5.0)  # inches, side by side
+STACKED = (4.2, 7.4)  # the same for a page, one below the other
 BEFORE, AFTER = drawing.look(1), drawing.look(0)
 
 
@@ -39,25 +41,46 @@ def draw_calibration(stem: Path, record: Mapping[str, Any], *, title: str = "") 
     Raises:
         OutputError: the folder cannot be made or written.
     """
+    with drawing.style():
+        drawn, description = _calibration(record, title, stacked=False)
+        return drawing.write_figure(stem, drawn, description)
+
+
+def calibration_figure(record: Mapping[str, Any], *, name: str, title: str = "") -> drawing.Picture:
+    """The same for a page, its panels one below the other.
+
+    Args:
+        record: From `zhaiju.inference.calibrate.calibration_record`.
+        name: See `drawing.picture`.
+        title: Of the whole figure.
+    """
+    with drawing.style():
+        drawn, description = _calibration(record, title, stacked=True)
+        return drawing.picture(drawn, description, name)
+
+
+def _calibration(record: Mapping[str, Any], title: str, *, stacked: bool) -> tuple[Figure, str]:
+    """The figure and what it shows; to be called inside `drawing.style`."""
     from matplotlib.figure import Figure
 
     before, after = ([Bin(**entry) for entry in record[key]] for key in ("reliability_before", "reliability"))
-    with drawing.style():
-        drawn = Figure(figsize=SIZE, layout=drawing.padding())
-        grid = drawn.add_gridspec(2, 2, height_ratios=(3, 1))
-        reliability, strip = drawn.add_subplot(grid[0, 0]), drawn.add_subplot(grid[1, 0])
-        _reliability(reliability, before, after)
-        reliability.set_title(f"ECE {record['ece_before']:.4f} before, {record['ece']:.4f} after temperature")
-        _counts(strip, before, after)
-        _risk_coverage(drawn.add_subplot(grid[:, 1]), record)
-        if title:
-            drawn.suptitle(drawing.printable(title), x=0.01, ha="left", fontsize=12)
-        description = (
-            f"{title + ': ' if title else ''}reliability diagram of {record['count']} {record['unit']}s, expected "
-            f"calibration error {record['ece_before']:.4f} before and {record['ece']:.4f} after the temperature "
-            f"{record['temperature']:g}; risk-coverage curve, {_chosen(record)}."
-        )
-        return drawing.write_figure(stem, drawn, drawing.printable(description, 10_000))
+    drawn = Figure(figsize=STACKED if stacked else SIZE, layout=drawing.padding())
+    grid = (
+        drawn.add_gridspec(3, 1, height_ratios=(3, 1, 3)) if stacked else drawn.add_gridspec(2, 2, height_ratios=(3, 1))
+    )
+    reliability, strip = drawn.add_subplot(grid[0, 0]), drawn.add_subplot(grid[1, 0])
+    _reliability(reliability, before, after)
+    reliability.set_title(f"ECE {record['ece_before']:.4f} before, {record['ece']:.4f} after temperature")
+    _counts(strip, before, after)
+    _risk_coverage(drawn.add_subplot(grid[2, 0] if stacked else grid[:, 1]), record)
+    if title:
+        drawn.suptitle(drawing.printable(title), x=0.01, ha="left", fontsize=12)
+    description = (
+        f"{title + ': ' if title else ''}reliability diagram of {record['count']} {record['unit']}s, expected "
+        f"calibration error {record['ece_before']:.4f} before and {record['ece']:.4f} after the temperature "
+        f"{record['temperature']:g}; risk-coverage curve, {_chosen(record)}."
+    )
+    return drawn, drawing.printable(description, 10_000)
 
 
 def _reliability(axes: Axes, before: Sequence[Bin], after: Sequence[Bin]) -> None:
@@ -152,13 +175,13 @@ def line_figure(
     title: str = "",
     x: str = "",
     y: str = "",
-) -> str:
-    """A panel of lines as inline SVG, each named beside its end.
+) -> drawing.Picture:
+    """A panel of lines, each named beside its end.
 
     Args:
         lines: For each name x and y of its points.
-        name: See `drawing.inline_svg`.
-        description: See `drawing.inline_svg`.
+        name: See `drawing.picture`.
+        description: See `drawing.picture`.
         title: Its title.
         x: What x is.
         y: What y is.
@@ -173,7 +196,7 @@ def line_figure(
                 ends.append((float(xs[-1]), float(ys[-1]), drawing.printable(line, 24), shown.colour))
         axes.set(title=title, xlabel=x, ylabel=y)
         drawing.labels_beside(axes, ends)
-        return drawing.inline_svg(drawn, description, name)
+        return drawing.picture(drawn, description, name)
 
 
 def bar_figure(
@@ -185,14 +208,14 @@ def bar_figure(
     intervals: Mapping[str, Sequence[tuple[float, float]]] | None = None,
     title: str = "",
     x: str = "",
-) -> str:
-    """Lying bars with their values as inline SVG, in groups, the first group on top.
+) -> drawing.Picture:
+    """Lying bars with their values, in groups, the first group on top.
 
     Args:
         groups: Their names.
         bars: For each name of a bar its value in every group, 0 or more.
-        name: See `drawing.inline_svg`.
-        description: See `drawing.inline_svg`.
+        name: See `drawing.picture`.
+        description: See `drawing.picture`.
         intervals: For a name of a bar the lowest and highest value in every group.
         title: Its title.
         x: What the length of a bar is.
@@ -222,4 +245,4 @@ def bar_figure(
         axes.set(title=title, xlabel=x)
         if len(bars) > 1:
             drawn.legend(handles, [drawing.printable(bar, 24) for bar in bars], loc="outside upper left", ncols=2)
-        return drawing.inline_svg(drawn, description, name)
+        return drawing.picture(drawn, description, name)

@@ -26,9 +26,9 @@ def cut_left(examples: Iterable[QAExample], encoding: Encoding) -> list[QAExampl
     shortened = []
     for example in examples:
         text = example.context.text
-        tokens, room = encoding.tokens(text), encoding.capacity(example.question)
-        if len(tokens.ids) > room:
-            text = text[int(tokens.starts[-room]) :]
+        room = encoding.capacity(example.question)
+        while len((tokens := encoding.tokens(text)).ids) > room:  # again: the rest of a word may be more pieces
+            text = text[max(int(tokens.starts[-room]), int(tokens.ends[-room - 1]), 1) :]
         found = dict.fromkeys((answer, text.find(answer)) for answer in example.gold if answer)
         answers = tuple(Span(answer, start) for answer, start in found if start >= 0)
         context = Context(text, example.context.source)

@@ -1,6 +1,7 @@
 """The one training loop: a generator of events. Logging, saving, stopping and progress bars consume them.
 
-AdamW (Loshchilov and Hutter, 2019) with linear warm-up and decay. The loop is handed `evaluate`; it knows no
+AdamW (Loshchilov and Hutter, 2019) with linear warm-up and decay, and the mean of the weights (Polyak and Juditsky,
+1992) where it is asked for. The loop is handed `evaluate`; it knows no
 files. Its state after any step restores it exactly: the same steps follow, bit for bit.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +128,8 @@ class Loop:
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         optimizer = torch.optim.AdamW(_parameter_groups(network, settings.weight_decay), lr=settings.lr, fused=True)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
+        self.trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.average = [value.detach().clone() for value in self.trained] if settings.average else []
         self.step = 0
         self.epoch = 0
         self.position = 0  # batches of the epoch that are done
@@ -139,6 +142,8 @@ class Loop:
         """All that `load_state_dict` needs beside the weights to go on exactly."""
         return {
             "optimizer": self.optimizer.state_dict(),
+            "weights": [value.detach() for value in self.trained] if self.average else [],
+            "average": self.average,
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "step": self.step,
@@ -151,13 +156,40 @@ class Loop:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where `state_dict` was taken; the weights are loaded elsewhere."""
+        """Go on from where `state_dict` was taken; weights that are not averaged are loaded elsewhere."""
+        with torch.no_grad():
+            for name, ours in (("weights", self.trained), ("average", self.average)):
+                for value, kept in zip(ours, state[name], strict=False):
+                    value.copy_(kept)
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["torch_rng"])
         if state["cuda_rng"]:
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         for name in ("step", "epoch", "position", "best_value", "best_step", "since_best", "evaluated_step"):
             setattr(self, name, state[name])
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Put the mean of the weights into the network, for what is judged and kept; afterwards they are as before.
+
+        Without averaging the weights stay.
+        """
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for place, mean in enumerate(self.average):
+            self.trained[place].data, self.average[place] = mean, self.trained[place].data
+
+    def _follow(self) -> None:
+        """Move the mean towards the weights; at first faster, so that it forgets where training began."""
+        if self.average:
+            decay = min(self.settings.average, self.step / (self.step + 10))
+            with torch.no_grad():
+                torch._foreach_lerp_(self.average, self.trained, 1 - decay)
 
     def items(self, epoch: int) -> list[Item]:
         """What an epoch trains on; the same whenever it is asked for the same epoch."""
@@ -267,6 +299,7 @@ class Loop:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
+        self._follow()
         if self.step % TRIM_STEPS == 0:
             trim()
         self.position += 1
@@ -277,7 +310,8 @@ class Loop:
 
     def _evaluate(self) -> Evaluated:
         began = time.perf_counter()
-        metrics = self.evaluate()
+        with self.averaged():
+            metrics = self.evaluate()
         value = metrics[self.task.primary_metric]
         best = value > self.best_value
         if best:

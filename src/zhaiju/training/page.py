@@ -32,6 +32,8 @@ FONTS = (
 FONT_NAME = "Zhaiju Sans"
 FONT_FILE = Path(__file__).parent / "fonts" / "ZhaijuSans.otf"
 
+WRAPPED = 40  # characters beyond which a cell is broken into lines
+
 FIRST_CHINESE = "\u2e80"  # where the blocks of Chinese begin
 
 Cell = str | int | float | None
@@ -68,6 +70,7 @@ table{{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-n
 caption{{text-align:left;font-weight:600;padding:.25rem 0;overflow-wrap:anywhere}}
 th,td{{text-align:left;padding:.3rem .75rem;border-bottom:1px solid {variable(RULE)};white-space:nowrap}}
 td.n,th.n{{text-align:right}}
+td.w,th.w{{white-space:normal;min-width:13rem;max-width:26rem}}
 thead th{{color:{variable(MUTED)};font-weight:500}}
 tbody th{{font-weight:400}}
 tr.marked>*{{font-weight:700;background:color-mix(in srgb,{variable(COLOURS[0])} 16%,transparent)}}
@@ -134,12 +137,20 @@ def table(
     Args:
         caption: Plain text.
         columns: Their headings.
-        rows: A cell for each column; the first names its row. Fractions get four decimals, None a dash.
+        rows: A cell for each column; the first names its row. Fractions get four decimals, None a dash; long texts
+            are broken into lines.
         marked: The row to emphasise.
         mark: What is written before its name, so that it is not told by colour alone.
     """
     numeric = [all(_is_number(row[place]) for row in rows) for place in range(len(columns))]
-    classes = [' class="n"' if is_number else "" for is_number in numeric]
+    long = [
+        any(isinstance(row[place], str) and len(str(row[place])) > WRAPPED for row in rows)
+        for place in range(len(columns))
+    ]
+    classes = [
+        ' class="n"' if is_number else ' class="w"' if is_long else ""
+        for is_number, is_long in zip(numeric, long, strict=True)
+    ]
     head = "".join(f'<th scope="col"{css}>{escape(name)}</th>' for name, css in zip(columns, classes, strict=True))
     lines = []
     for index, row in enumerate(rows):
@@ -166,5 +177,5 @@ def cell(value: Cell) -> str:
 
 def _is_number(value: Cell) -> bool:
     if isinstance(value, str):
-        return value.replace(".", "", 1).isdecimal()
+        return value.replace(",", "").replace(".", "", 1).isdecimal()
     return True

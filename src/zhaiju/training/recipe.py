@@ -104,6 +104,8 @@ def load_recipe(what: str) -> Recipe:
         _table(f"{source}: encoders", encoders, name)
         if name not in encoders:
             raise ConfigError(f"recipe {source} names no {name} encoder")
+        if not isinstance(label := encoders[name].get("label", ""), str):
+            raise ConfigError(f"recipe {source}: label of the {name} encoder is {label!r}, expected a text")
     for name in parts:
         _table(f"{source}: parts", parts, name)
     for name, limit in limits.items():

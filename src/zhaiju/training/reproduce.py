@@ -4,6 +4,7 @@
 
     OUT/
       recipe.json        what is trained (kept, so that the experiment cannot change under way)
+      data.json          SHA-256 of each file it is trained and judged on (kept for the same reason)
       runs/PART/         a run for each part (see `zhaiju.training.run`)
       results/PART.json  what was measured on it
       report.md  report.html
@@ -14,6 +15,7 @@ Each training goes on from its last checkpoint, each measurement is made once.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -107,7 +109,8 @@ def find_files(folder: Path) -> Files:
         )
     intent: tuple[Path, Path] | None = None
     slots: Path | None = None
-    for root in (folder, course.parent):
+    beside = Path(os.path.abspath(course)).parent  # the parent of "." is "."
+    for root in (folder, beside):
         if intent is None and (root / "intent" / "train.json").is_file() and (root / "intent" / "eval.json").is_file():
             intent = root / "intent" / "train.json", root / "intent" / "eval.json"
         if slots is None and (root / "slot" / "train.json").is_file():
@@ -161,22 +164,22 @@ def reproduce(
 
     Raises:
         DataError: see `find_files` and the readers.
-        ConfigError: the recipe is wrong, or `output` holds an experiment with another one.
+        ConfigError: the recipe is wrong, or `output` holds an experiment with another one or with other data.
         InterruptedTraining: a training was asked to stop.
     """
     found = find_files(folder)
     parts = parts_of(recipe, found)
     with files.writing_to(output):
         (output / "results").mkdir(parents=True, exist_ok=True)
-    _claim(output, recipe)
+    _claim(output, recipe, found)
     done: dict[str, Any] = {}
     for part in parts:
-        data = _data(part, found, recipe, output)
         run = output / "runs" / part.name
         kept = output / "results" / f"{part.name}.json"
         if not kept.is_file():
             on_part(part.title)
             began = time.perf_counter()
+            data = _data(part, found, recipe, output)
             result = train(part.task, part.settings, data, run, on_event=on_event)
             if not result.finished:
                 raise InterruptedTraining(part.title)
@@ -201,15 +204,22 @@ def reproduce(
     }
 
 
-def _claim(output: Path, recipe: Recipe) -> None:
-    """Keep the recipe; refuse another one in the same place."""
+def _claim(output: Path, recipe: Recipe, found: Files) -> None:
+    """Keep the recipe and the data's fingerprints; refuse others in the same place. Utterances may come later."""
     path = output / "recipe.json"
-    values = asdict(recipe)
-    if path.is_file():
-        if json.loads(path.read_text("utf-8")) != json.loads(json.dumps(values)):
-            raise ConfigError(f"{output} holds an experiment with another recipe ({path}); use another -o")
-        return
+    values = json.loads(json.dumps(asdict(recipe)))
+    if path.is_file() and json.loads(path.read_text("utf-8")) != values:
+        raise ConfigError(f"{output} holds an experiment with another recipe ({path}); use another -o")
+    known = output / "data.json"
+    before = json.loads(known.read_text("utf-8")) if known.is_file() else {}
+    places = {"context": found.context, "train": found.train, "public": found.public, "slots": found.slots}
+    places |= dict(zip(("intent, train", "intent, dev"), found.intent or (), strict=False))
+    now = {name: files.fingerprint(place) for name, place in places.items() if place is not None}
+    for name, place in places.items():
+        if name in now and before.get(name, now[name]) != now[name]:
+            raise ConfigError(f"{output} holds an experiment with other data than {place} ({known}); use another -o")
     files.write_json(path, values)
+    files.write_json(known, before | now)
 
 
 def _data(part: Part, found: Files, recipe: Recipe, output: Path) -> TrainData:
@@ -243,6 +253,7 @@ def _measure(part: Part, run: Path, data: TrainData) -> dict[str, Any]:
         seconds = time.perf_counter() - began
     parameters = sum(value.numel() for value in checkpoint.network.parameters())
     entries = list(read_metrics(run))
+    epochs = {entry["step"]: entry["epoch"] for entry in entries if entry["event"] == "step"}
     return {
         "title": part.title,
         "task": part.task,
@@ -264,7 +275,9 @@ def _measure(part: Part, run: Path, data: TrainData) -> dict[str, Any]:
             "seconds": sum(entry["seconds"] for entry in entries if entry["event"] == "step"),
             "best_step": _best_step(run),
         },
-        "evaluations": [entry for entry in entries if entry["event"] == "evaluate"],
+        "evaluations": [
+            entry | {"epoch": epochs.get(entry["step"])} for entry in entries if entry["event"] == "evaluate"
+        ],
         "calibration": json.loads((run / CALIBRATION_FILE).read_text("utf-8")),
         "environment": json.loads((run / "environment.json").read_text("utf-8")),
     }

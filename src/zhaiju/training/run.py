@@ -49,7 +49,9 @@ from zhaiju.inference.backends import TorchBackend
 from zhaiju.inference.calibrate import MOST_EXAMPLES, calibrate, calibration_record
 from zhaiju.inference.engine import Engine, make_engine
 from zhaiju.modeling.checkpoint import Checkpoint, Meta, Shape, from_scratch, load, save, save_calibration
+from zhaiju.modeling.initialise import discriminant_head, freeze_embeddings, mean_pooling
 from zhaiju.tasks import make_task
+from zhaiju.tasks.base import Task
 from zhaiju.training.evaluate import evaluate
 from zhaiju.training.loop import Evaluated, Event, Loop, Stepped
 
@@ -265,6 +267,10 @@ def _train(
     task = make_task(task_name, labels=labels, **asdict(settings))
     checkpoint = _start(task_name, settings, data, resumed, labels)
     pad_id = checkpoint.encoding.pad_id
+    if resumed is None and task_name == "intent":
+        _first_weights(checkpoint, task, settings, data)
+    if settings.freeze_embeddings:
+        freeze_embeddings(checkpoint.network)
     engine = Engine(
         TorchBackend(checkpoint.network, pad_id=pad_id, precision=settings.precision),  # type: ignore[arg-type]
         checkpoint.encoding,
@@ -292,7 +298,8 @@ def _train(
         if loop.best_step:  # a kill may have come between writing the checkpoint and pointing at it
             files.point(run / "best", _step_directory(run, loop.best_step))
     _truncate_metrics(run / "metrics.jsonl", loop.step, evaluated=loop.evaluated_step)
-    search = {"max_answer_chars": settings.max_answer_chars} if task_name == "read" else {}
+    own = {"read": "max_answer_chars", "slots": "pieces"}.get(task_name)
+    search = {own: getattr(settings, own)} if own else {}
     meta = Meta(task=task_name, search=search)
 
     def keep() -> None:
@@ -425,6 +432,21 @@ def _start(
     return from_scratch(task, texts, encoder=settings.encoder, shape=shape, **chosen)  # type: ignore[arg-type]
 
 
+def _first_weights(checkpoint: Checkpoint, task: Task[Any, Any], settings: TrainSettings, data: TrainData) -> None:
+    if settings.pooling == "mean":
+        mean_pooling(checkpoint.network)
+    if settings.head == "discriminant":
+        generator = np.random.default_rng(settings.seed)
+        items = [item for example in data.train for item in task.items(example, checkpoint.encoding, generator)]
+        discriminant_head(
+            checkpoint.network,
+            items,
+            checkpoint.encoding.pad_id,
+            smoothing=settings.label_smoothing,
+            precision=settings.precision,
+        )
+
+
 def _step_directory(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
@@ -438,7 +460,7 @@ def _save(run: Path, loop: Loop, checkpoint: Checkpoint, meta: Meta) -> None:
             torch.save(loop.state_dict(), path)
 
     def fill(temporary: Path) -> None:
-        with _full_disk():
+        with _full_disk(), loop.averaged():
             save(temporary, checkpoint.network, checkpoint.encoding, meta)
         save_state(temporary / STATE_FILE)
 

@@ -121,6 +121,33 @@ def test_the_first_piece_of_each_word_has_its_tag_and_no_other_piece_has_any(kin
     assert learnt == set(first)
 
 
+@both
+@FEW
+@given(words=WORDS)
+def test_all_pieces_of_a_word_have_its_tag_where_that_is_asked_for(kind, words):
+    gold, encoder = tagged(words), encoding(kind)
+    for item in SlotsTask(LABELS, pieces="all").items(gold, encoder, np.random.default_rng(0)):
+        (window,) = item.windows
+        wished = [LABELS.index(gold.tags[word]) if word >= 0 else IGNORED for word in window.starts]
+        assert list(item.label) == wished
+        assert item.targets == len(inside(window))
+
+
+@FEW
+@given(words=WORDS, seed=st.integers(0, 9))
+def test_the_mean_of_its_pieces_tells_a_words_tag_where_that_is_asked_for(words, seed):
+    gold, encoder = tagged(words), encoding(window=4000)
+    starts = encoder.words(words).starts
+    values = np.random.default_rng(seed).integers(-8, 8, (len(starts), len(LABELS))).astype(np.float32)
+    windows = TASK.encode(gold, encoder)
+    found = SlotsTask(LABELS, pieces="all").decode(gold, windows, by_piece(windows, values))
+    for word in set(starts.tolist()):
+        values[starts == word] = values[starts == word].mean(axis=0)
+    expected = TASK.decode(gold, windows, by_piece(windows, values))
+    assert found.tags == expected.tags
+    assert found.scores == pytest.approx(expected.scores)
+
+
 def test_words_that_leave_no_piece_teach_nothing():
     assert TASK.items(SlotExample("u", ("", "\0"), ("O", "B-a")), encoding("wordpiece"), np.random.default_rng(0)) == []
 

@@ -14,11 +14,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from zhaiju.config import TrainSettings
-from zhaiju.data.examples import Context, QAExample, Span
+from zhaiju.data.examples import Context, IntentExample, QAExample, SlotExample, Span
 from zhaiju.data.formats import ReadLog
 from zhaiju.errors import ConfigError, DataError, OutputError, TrainingError
+from zhaiju.inference.engine import make_engine
 from zhaiju.modeling.checkpoint import Shape, from_scratch, load
 from zhaiju.tasks import TASKS
+from zhaiju.training.evaluate import evaluate
 from zhaiju.training.loop import Evaluated, Loop, Stepped
 from zhaiju.training.run import TrainData, hold_out, load_train_data, read_metrics, train
 
@@ -57,10 +59,30 @@ def _examples(count, first=0):
     return examples
 
 
+def _utterances(task, count, first=0):
+    """What colour the door of a store is: its class, or the tags of what is said of it."""
+    made = []
+    for number in range(first, first + count):
+        colour = COLOURS[number % 3]
+        words = (*str(number), "號", "倉庫", "的門", "是", f"{colour}色", "")
+        tags = ("B-store", *["I-store"] * (len(str(number)) + 1), "O", "O", "B-colour", "O")
+        made.append(
+            IntentExample(f"r{number}", "".join(words), colour)
+            if task == "intent"
+            else SlotExample(f"r{number}", words, tags)
+        )
+    return made
+
+
+def _data(task):
+    make = _utterances if task in ("intent", "slots") else lambda task, *numbers: _examples(*numbers)
+    fingerprints = [{"role": "train", "name": "made.json", "sha256": "0" * 64, "count": 40}]
+    return TrainData(make(task, 40), make(task, 8, 100), fingerprints, ReadLog())
+
+
 @pytest.fixture(scope="module")
 def data():
-    fingerprints = [{"role": "train", "name": "made.json", "sha256": "0" * 64, "count": 40}]
-    return TrainData(_examples(40), _examples(8, 100), fingerprints, ReadLog())
+    return _data("read")
 
 
 def _weights(checkpoint):
@@ -72,8 +94,9 @@ def _equal(first, second):
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-@pytest.mark.parametrize("task", ["select", "read"])
-def test_training_leaves_a_whole_run(tmp_path, data, task):
+@pytest.mark.parametrize("task", TASKS)
+def test_training_leaves_a_whole_run(tmp_path, task):
+    data = _data(task)
     events = []
     result = train(task, TINY, data, tmp_path / "run", on_event=events.append)
     run = tmp_path / "run"
@@ -116,6 +139,66 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path, 
         train("read", settings, data, tmp_path / name)
     assert _equal(tmp_path / "a" / "last", tmp_path / "b" / "last")
     assert not _equal(tmp_path / "a" / "last", tmp_path / "c" / "last")
+
+
+class _Stopped(Exception):
+    """The process dies."""
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("at", [1, 4, 5])
+def test_a_run_that_dies_and_goes_on_ends_with_the_same_weights(tmp_path, task, at):
+    data, settings = _data(task), replace(TINY, max_steps=8, epochs=8)
+    whole = train(task, settings, data, tmp_path / "whole")
+
+    def die(event):
+        if isinstance(event, Stepped) and event.step == at:
+            raise _Stopped
+
+    with pytest.raises(_Stopped):
+        train(task, settings, data, tmp_path / "run", on_event=die)
+    result = train(task, settings, data, tmp_path / "run")
+    assert (result.step, result.best_step, result.metrics) == (8, whole.best_step, whole.metrics)
+    assert _equal(tmp_path / "run" / "last", tmp_path / "whole" / "last")
+    assert _equal(tmp_path / "run" / "best", tmp_path / "whole" / "best")
+    assert _without_times(tmp_path / "run") == _without_times(tmp_path / "whole")
+    for name in ("calibration.json", "outcomes.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert load(tmp_path / "run").labels == load(tmp_path / "whole").labels
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_training_examples_are_scored_beside_the_dev_set_where_asked_for(tmp_path, task):
+    data = _data(task)
+    evaluated = []
+    for name, count in (("none", 0), ("some", 5), ("all", 10**6)):
+        events = []
+        settings = replace(TINY, max_steps=2, eval_every=2, eval_train=count)
+        train(task, settings, data, tmp_path / name, on_event=events.append)
+        (entry,) = [entry for entry in read_metrics(tmp_path / name) if entry["event"] == "evaluate"]
+        evaluated.append(entry)
+        assert _equal(tmp_path / name / "last", tmp_path / "none" / "last")  # it changes nothing else
+    primary = TASKS[task].primary_metric
+    expected = {f"train_{primary}", "train_loss"} if task in ("intent", "slots") else {f"train_{primary}"}
+    for entry, wished in zip(evaluated, (set(), expected, expected), strict=True):
+        assert {name for name in entry if name.startswith("train_")} == wished
+        assert entry[primary] == evaluated[0][primary]
+    loaded = load(tmp_path / "some")
+    figures, _ = evaluate(make_engine(loaded), loaded.task(task, temperature=1.0), data.train[:5])
+    assert evaluated[1][f"train_{primary}"] == pytest.approx(figures[primary])
+
+
+def test_smoothed_labels_keep_a_network_from_being_sure(tmp_path):
+    data = _data("intent")
+    losses = []
+    for smoothing in (0.0, 0.5):
+        settings = replace(TINY, epochs=12, eval_every=0, label_smoothing=smoothing)
+        train("intent", settings, data, tmp_path / str(smoothing))
+        loaded = load(tmp_path / str(smoothing))
+        found = make_engine(loaded).predict(loaded.task("intent", temperature=1.0), data.dev)
+        losses.append(np.mean([prediction.score for prediction in found]))
+    assert losses[0] > 0.9
+    assert losses[1] < 0.8  # two thirds are the most that the target asks for
 
 
 def test_accumulated_batches_take_the_step_of_one_large_batch(data):
@@ -206,6 +289,31 @@ def test_held_out_paragraphs_are_not_trained_on():
     assert hold_out(examples, seed=4)[1] != held
     with pytest.raises(DataError, match="one paragraph cannot be split"):
         hold_out(examples[:1], seed=0)
+
+
+@pytest.mark.parametrize("task", ["intent", "slots"])
+def test_held_out_utterances_are_chosen_by_their_ids_whatever_else_is_there(task):
+    made = _utterances(task, 3000)
+    kept, held = hold_out(made, seed=3)
+    assert len(kept) + len(held) == 3000
+    assert 240 < len(held) < 360
+    ids = {example.id for example in held}
+    shuffled = [made[place] for place in np.random.default_rng(0).permutation(3000)]
+    assert {example.id for example in hold_out(shuffled, seed=3)[1]} == ids
+    more = hold_out([*made, *_utterances(task, 500, 5000)], seed=3)[1]
+    assert {example.id for example in more} >= ids
+    assert not {example.id for example in more} & {example.id for example in kept}
+    other = {example.id for example in hold_out(made, seed=4)[1]}
+    assert len(other & ids) < 60  # about a tenth of a tenth
+    with pytest.raises(DataError, match="1 examples cannot be split"):
+        hold_out(made[:1], seed=0)
+
+
+def test_the_held_out_tenth_is_that_of_its_own_seed(tmp_path):
+    rows = [{"id": example.id, "text": example.text, "intent": example.label} for example in _utterances("intent", 200)]
+    (tmp_path / "t.json").write_text(json.dumps(rows), "utf-8")
+    held = [[e.id for e in load_train_data("intent", [tmp_path / "t.json"], seed=seed).dev] for seed in (0, 0, 1)]
+    assert held[0] == held[1] != held[2]
 
 
 def _write_files(folder, data):
@@ -389,9 +497,13 @@ def test_an_overwrite_that_was_killed_can_be_given_again(tmp_path, data, monkeyp
     assert train("read", settings, data, tmp_path / "run", overwrite=True).finished
 
 
-@pytest.mark.parametrize("task", ["select", "read"])
-def test_dev_data_that_cannot_be_scored_is_refused_before_the_first_step(tmp_path, data, task):
-    bare = [replace(example, relevant=None, answers=(), gold=()) for example in data.dev]
+@pytest.mark.parametrize("task", TASKS)
+def test_dev_data_that_cannot_be_scored_is_refused_before_the_first_step(tmp_path, task):
+    data = _data(task)
+    nothing = {"intent": {"label": None}, "slots": {"tags": None}}
+    bare = [
+        replace(example, **nothing.get(task, {"relevant": None, "answers": (), "gold": ()})) for example in data.dev
+    ]
     with pytest.raises(DataError, match="dev example without what it could be scored against"):
         train(task, TINY, replace(data, dev=bare), tmp_path / "run")
     with pytest.raises(DataError, match="no dev example"):

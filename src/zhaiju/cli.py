@@ -76,7 +76,9 @@ def check(
 ) -> None:
     """Say what is wrong with a data set, row by row."""
     from zhaiju.data.check import check_files
+    from zhaiju.data.check_labelled import check_labelled
     from zhaiju.data.encoding import Encoding
+    from zhaiju.data.labelled import kind_of
     from zhaiju.data.vocabulary import build_tokenizer
 
     named = None
@@ -89,9 +91,12 @@ def check(
         tokenizer = named or build_tokenizer(texts, kind="characters", size=1 << 21)
         return Encoding(tokenizer, window=window, overlap=overlap)
 
+    utterances = [path for path in data if kind_of(path) is not None]
+    questions = [path for path in data if path not in utterances]
+    reports: list[Any] = [check_labelled(path) for path in utterances]
     with ui.progress("checking", None) as advance:
-        reports = check_files(
-            data,
+        reports += check_files(
+            questions,
             context=context,
             make_encoding=make_encoding,
             count_unknown=named is not None,
@@ -102,9 +107,38 @@ def check(
         _print_json(values[0] if len(values) == 1 else {"files": values})
     else:
         for report in reports:
-            _print_report(report)
+            if hasattr(report, "kind"):
+                _print_utterances(report)
+            else:
+                _print_report(report)
     if strict and not all(report.healthy for report in reports):
         raise typer.Exit(1)
+
+
+def _print_utterances(report: Any) -> None:
+    for line in report.faults:
+        print(ui.visible(line))
+    for line in report.conflicting:
+        print(ui.visible(f"{report.file}: labelled in several ways: {line}"))
+    counts = list(report.classes.items())
+    shown = {
+        "for": report.kind,
+        "utterances": report.rows,
+        "… labelled": report.labelled,
+        "faulty rows": len(report.faults),
+        "repeated utterances": report.repeated,
+        "… labelled in several ways": len(report.conflicting),
+        "classes": len(counts),
+    }
+    if 0 < len(counts) <= 2 * NAMED:
+        shown["… each"] = ", ".join(f"{name} {count}" for name, count in counts)
+    elif counts:
+        shown["… most frequent"] = ", ".join(f"{name} {count}" for name, count in counts[:NAMED])
+        shown["… least frequent"] = ", ".join(f"{name} {count}" for name, count in counts[-NAMED:])
+    if report.kind == "slots":
+        shown["malformed I- tags"] = report.malformed_tags
+        shown["blank words"] = report.blank_words
+    ui.table(report.file, ["", ""], [[name, ui.visible(str(value))] for name, value in shown.items()])
 
 
 def _print_report(report: Any) -> None:

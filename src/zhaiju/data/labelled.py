@@ -116,6 +116,8 @@ def kind_of(path: str | Path) -> Literal["intent", "slots"] | None:
     """
     path = Path(path)
     suffix = path.suffix.lower()
+    if not path.is_file():  # a pipe can be read once only
+        return None
     if suffix in CONLL_SUFFIXES or (suffix == ".tsv" and not _has_header(path)):
         return "slots"
     if suffix in DELIMITERS:
@@ -133,6 +135,15 @@ def kind_of(path: str | Path) -> Literal["intent", "slots"] | None:
         if {"intent", "text", *(prefix + split for prefix in ("", "oos_") for split in SPLITS)} & set(names)
         else None
     )
+
+
+def has_splits(path: str | Path) -> bool:
+    """Whether a file for intent is a JSON object of splits, as CLINC150's."""
+    path = Path(path)
+    if path.suffix.lower() in {*DELIMITERS, *JSONL_SUFFIXES}:
+        return False
+    with open_text(path) as stream:
+        return JSONStream(stream, path).peek() == "{"
 
 
 def _first_names(path: Path) -> Iterable[str]:

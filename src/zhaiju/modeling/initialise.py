@@ -116,7 +116,7 @@ def freeze_embeddings(network: Network) -> None:
 
 def _layers(model: Any) -> tuple[Any, Any]:
     """(The dense layer before the tanh, the last layer)."""
-    pooler = getattr(model.base_model, "pooler", None)
+    pooler: Any = getattr(model.base_model, "pooler", None)
     if hasattr(pooler, "dense") and isinstance(getattr(model, "classifier", None), torch.nn.Linear):
         return pooler.dense, model.classifier
     head: Any = getattr(model, "classifier", None)

@@ -48,7 +48,7 @@ def load_outcomes(run: Path, name: str | None = None) -> Outcomes:
         task = json.loads((run / "environment.json").read_text("utf-8"))["task"]
         ratios = {key: np.asarray(table, np.float64).reshape(-1, 2) for key, table in values["ratios"].items()}
         return Outcomes(name or run.name, task, tuple(values["ids"]), ratios)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
 
 

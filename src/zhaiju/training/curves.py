@@ -262,26 +262,23 @@ def _samples(runs: int) -> list[Any]:
     ]
 
 
-def panel(curves: Sequence[Curve], key: str, name: str) -> drawing.Picture:
+def panel(curves: Sequence[Curve], key: str, name: str, *, legend: bool = False) -> drawing.Picture:
     """One panel for a page.
 
     Args:
         curves: The runs.
         key: "loss", "lr" or a figure.
         name: See `drawing.picture`.
+        legend: Name the runs above it.
     """
     with drawing.style():
-        drawn, (axes,) = drawing.canvas(size=drawing.IN_PAGE)
+        width, height = drawing.IN_PAGE
+        drawn, (axes,) = drawing.canvas(size=(width, height + legend * 0.2 * len(curves)))
         _panel(axes, curves, key)
+        if legend:
+            names = [drawing.printable(curve.name, 40) for curve in curves]
+            drawn.legend(_samples(len(curves)), names, loc="outside upper left")
         return drawing.picture(drawn, _description(curves, [key]), name)
-
-
-def legend(names: Sequence[str]) -> str:
-    """A list, in HTML, of what the runs' lines look like."""
-    items = "".join(
-        f"<li>{drawing.look(index).sample()}<span>{escape(name)}</span></li>" for index, name in enumerate(names)
-    )
-    return f'<ul class="legend">{items}</ul>'
 
 
 def _description(curves: Sequence[Curve], keys: Sequence[str]) -> str:
@@ -304,8 +301,11 @@ def _description(curves: Sequence[Curve], keys: Sequence[str]) -> str:
 
 def _html(curves: Sequence[Curve], panels: Sequence[str]) -> str:
     names = [drawing.printable(curve.name, 10_000) for curve in curves]
+    legend = "".join(
+        f"<li>{drawing.look(index).sample()}<span>{escape(name)}</span></li>" for index, name in enumerate(names)
+    )
     body = [
-        legend(names),
+        f'<ul class="legend">{legend}</ul>',
         '<p class="note">A star marks the best evaluation of a run; beside it stand its value and its step.</p>',
         f'<div class="panels">\n{"".join(panels)}\n</div>',
         "<h2>Runs</h2>",

@@ -25,7 +25,7 @@ def cut_left(examples: Iterable[QAExample], encoding: Encoding) -> list[QAExampl
     """
     shortened = []
     for example in examples:
-        text = example.context.text
+        text = example.context.text.rstrip()  # so that something visible is left
         room = encoding.capacity(example.question)
         while len((tokens := encoding.tokens(text)).ids) > room:  # again: the rest of a word may be more pieces
             text = text[max(int(tokens.starts[-room]), int(tokens.ends[-room - 1]), 1) :]

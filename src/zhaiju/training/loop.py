@@ -128,7 +128,7 @@ class Loop:
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         optimizer = torch.optim.AdamW(_parameter_groups(network, settings.weight_decay), lr=settings.lr, fused=True)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
-        self.trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self.trained: list[torch.Tensor] = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.average = [value.detach().clone() for value in self.trained] if settings.average else []
         self.step = 0
         self.epoch = 0

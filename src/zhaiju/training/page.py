@@ -65,6 +65,9 @@ figcaption{{color:{variable(MUTED)};font-size:.875rem}}
 .legend{{display:flex;flex-wrap:wrap;gap:.25rem 1.5rem;list-style:none;margin:0 0 1rem;padding:0}}
 .legend li{{display:flex;align-items:center;gap:.5rem;min-width:0;overflow-wrap:anywhere}}
 .legend svg{{flex:none}}
+nav a{{color:inherit}}
+.contents{{columns:18rem;padding-left:1.5rem;max-width:60rem}}
+pre{{overflow-x:auto;font-size:.875rem;padding:.5rem .75rem;border:1px solid {variable(RULE)}}}
 .scroll{{overflow-x:auto;max-width:100%;margin:.5rem 0 1.5rem}}
 table{{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}}
 caption{{text-align:left;font-weight:600;padding:.25rem 0;overflow-wrap:anywhere}}
@@ -142,7 +145,7 @@ def table(
         marked: The row to emphasise.
         mark: What is written before its name, so that it is not told by colour alone.
     """
-    numeric = [all(_is_number(row[place]) for row in rows) for place in range(len(columns))]
+    numeric = [all(is_number(row[place]) for row in rows) for place in range(len(columns))]
     long = [
         any(isinstance(row[place], str) and len(str(row[place])) > WRAPPED for row in rows)
         for place in range(len(columns))
@@ -175,7 +178,8 @@ def cell(value: Cell) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _is_number(value: Cell) -> bool:
+def is_number(value: Cell) -> bool:
+    """Whether a value stands to the right in its column; an empty one may."""
     if isinstance(value, str):
         return value.replace(",", "").replace(".", "", 1).isdecimal()
     return True

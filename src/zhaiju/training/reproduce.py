@@ -218,8 +218,10 @@ def _claim(output: Path, recipe: Recipe, found: Files) -> None:
     for name, place in places.items():
         if name in now and before.get(name, now[name]) != now[name]:
             raise ConfigError(f"{output} holds an experiment with other data than {place} ({known}); use another -o")
-    files.write_json(path, values)
-    files.write_json(known, before | now)
+    if not path.is_file():
+        files.write_json(path, values)
+    if now.keys() - before:
+        files.write_json(known, before | now)
 
 
 def _data(part: Part, found: Files, recipe: Recipe, output: Path) -> TrainData:

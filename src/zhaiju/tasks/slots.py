@@ -55,7 +55,7 @@ class SlotsTask:
             label = np.full(len(window), IGNORED, dtype=np.int64)
             if self.pieces == "all":
                 places = np.flatnonzero(window.starts >= 0)
-                words = window.starts[places]
+                words = window.starts[places].astype(np.int64)
             for place, word in zip(places, words, strict=True):
                 label[place] = self.labels.index(example.tags[word])
             if targets := int((label != IGNORED).sum()):

@@ -43,7 +43,11 @@ TOLD = (
     ("明 天 港 口 有 船 嗎", "B-time I-time B-place I-place O B-thing O", "book"),
     ("你 好 👩🏽\u200d🚀", "O O O", "oos"),
     ("the owner sings for nine goats", "O B-name O O O O", "oos"),
-    (" ".join(f"port{number} 圖書館 at noon" for number in range(9)), " ".join(["B-place I-place O B-time"] * 9), "book"),
+    (
+        " ".join(f"port{number} 圖書館 at noon" for number in range(9)),
+        " ".join(["B-place I-place O B-time"] * 9),
+        "book",
+    ),
 )
 CHARACTERS = tuple(sorted({character for text in (*PARAGRAPHS, *QUESTIONS) for character in text.lower()} - {" "}))
 INTENTS = [IntentExample(f"u{number}", text, intent) for number, (text, _, intent) in enumerate(TOLD)]

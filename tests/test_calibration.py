@@ -227,7 +227,9 @@ def test_logits_are_divided_by_the_temperature(task):
 
 
 QA = [
-    replace(ASKED, id=f"q{number}", question=QUESTIONS[number % 4], relevant=place, answers=(Span(text, start),), gold=())
+    replace(
+        ASKED, id=f"q{number}", question=QUESTIONS[number % 4], relevant=place, answers=(Span(text, start),), gold=()
+    )
     for number, (place, text, start) in enumerate(
         (place, text[start : start + 2], start) for start in (0, 3, 8) for place, text in enumerate(PARAGRAPHS)
     )
@@ -290,9 +292,7 @@ def test_calibration_never_makes_the_log_loss_worse_nor_changes_a_prediction(run
     save_calibration(tmp_path / "copy", found.to_json() | {"temperature": 3.0})
     warm = load(tmp_path / "copy").task(task)
     assert warm.temperature == 3.0
-    for one, two in zip(
-        engine.predict(plain, EXAMPLES[task]), engine.predict(warm, EXAMPLES[task]), strict=True
-    ):
+    for one, two in zip(engine.predict(plain, EXAMPLES[task]), engine.predict(warm, EXAMPLES[task]), strict=True):
         assert what(task, one) == what(task, two)
     again, _, _ = calibrate(engine, warm, EXAMPLES[task], risk=0.3)
     assert again == found  # what was fitted before is not looked at

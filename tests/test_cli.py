@@ -8,6 +8,7 @@ from importlib.resources import files as resources
 
 import pytest
 
+from checkpoints import INTENTS, SLOTTED
 from zhaiju import cli
 from zhaiju.data.examples import SelectPrediction
 
@@ -50,7 +51,7 @@ def pair(tmp_path_factory):
 
 
 def test_help_of_every_command_has_an_example(run):
-    for command in ("check", "tokens", "train", "evaluate", "predict", "answer", "score"):
+    for command in ("check", "tokens", "train", "evaluate", "predict", "answer", "score", "calibrate", "compare"):
         code, out, _ = run(command, "--help")
         assert code == 0
         assert f"Example: zhaiju {command} " in " ".join(out.split())
@@ -364,3 +365,208 @@ def test_torch_out_of_memory_is_one_line(run, monkeypatch):
 def test_a_directory_as_output_is_refused_before_the_work(run, pair, tmp_path):
     arguments = ["predict", pair / "read", SAMPLE / "held_out.json", "-o", tmp_path]
     assert refused(run(*arguments)) == f"zhaiju: cannot write {tmp_path}: it is a directory, expected a file"
+
+
+# Intent and slots
+
+
+def _clinc(intents):
+    inside = [[example.text, example.label] for example in intents if example.label != "oos"]
+    outside = [[example.text, "oos"] for example in intents if example.label == "oos"]
+    return {
+        f"{prefix}{split}": rows
+        for split in ("train", "val", "test")
+        for prefix, rows in (("", inside), ("oos_", outside))
+    }
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A classifier and a tagger, tiny and hardly trained, made by the command line itself, and their files."""
+    folder = tmp_path_factory.mktemp("labelled")
+    (folder / "data_full.json").write_text(json.dumps(_clinc(INTENTS)), "utf-8")
+    (folder / "intent.json").write_text(
+        json.dumps([{"id": one.id, "text": one.text, "intent": one.label} for one in INTENTS]), "utf-8"
+    )
+    (folder / "slots.json").write_text(
+        json.dumps([{"id": one.id, "tokens": one.tokens, "tags": one.tags} for one in SLOTTED]), "utf-8"
+    )
+    for task, file in (("intent", "data_full.json"), ("slots", "slots.json")):
+        command = ["train", task, *SHAPE, "--max-steps", "4", "--window", "64", "--positions", "64", "--threads", "1"]
+        command += ["--train", str(folder / file), "--dev", str(folder / file), "--risk", "0.5", "--json"]
+        cli.app([*command, "-o", str(folder / task)], standalone_mode=False)
+    return folder
+
+
+def _json(result):
+    code, out, err = result
+    assert code == 0, err
+    return json.loads(out)
+
+
+FIGURES = {
+    "intent": {"accuracy", "accuracy_low", "accuracy_high", "macro_f1", "oos_recall", "oos_precision",
+               "in_scope_accuracy"},
+    "slots": {"f1", "precision", "recall", "f1_low", "f1_high", "f1_strict", "token_accuracy", "sentence_accuracy"},
+}  # fmt: skip
+
+
+def test_out_of_scope_utterances_go_the_whole_way_from_a_clinc_file(run, labelled):
+    report = _json(run("evaluate", labelled / "intent", labelled / "data_full.json", "--json"))
+    assert report["count"] == len(INTENTS)  # both lists of the split
+    assert FIGURES["intent"] | {"oos_auroc", "loss", "ece"} <= set(report)
+    assert all(0 <= report[name] <= 1 for name in FIGURES["intent"] | {"oos_auroc", "ece"})
+    run_labels = json.loads((labelled / "intent" / "best" / "config.json").read_text("utf-8"))["id2label"]
+    assert list(run_labels.values()) == ["book", "oos", "weather"]
+    for split in ("train", "val", "test"):
+        again = _json(run("evaluate", labelled / "intent", labelled / "data_full.json", "--split", split, "--json"))
+        assert again == report
+
+
+@pytest.mark.parametrize("task", ["intent", "slots"])
+@pytest.mark.parametrize("suffix", ["json", "csv"])
+def test_written_predictions_score_as_the_checkpoint_does(run, labelled, tmp_path, task, suffix):
+    gold, out = labelled / f"{task}.json", tmp_path / f"p.{suffix}"
+    report = _json(run("evaluate", labelled / task, gold, "--json"))
+    if task == "slots":
+        assert FIGURES[task] | {"f1_all_pieces", "token_accuracy_all_pieces", "loss", "ece"} <= set(report)
+    assert _json(run("predict", labelled / task, gold, "-o", out, "--json")) == {"count": len(INTENTS)}
+    scored = _json(run("score", gold, out, "--json"))
+    assert FIGURES[task] <= set(scored)
+    assert {name: scored[name] for name in FIGURES[task]} == {name: report[name] for name in FIGURES[task]}
+    assert (scored["count"], scored["missing_ids"]) == (len(INTENTS), [])
+    code, plain, _ = run("score", gold, out)
+    assert code == 0
+    shown = (
+        ["count", "accuracy", "macro_f1"]
+        if task == "intent"
+        else ["count", "f1", "token_accuracy", "sentence_accuracy"]
+    )
+    assert ast.literal_eval(plain) == {name: scored[name] for name in shown}
+
+
+@pytest.mark.parametrize("task", ["intent", "slots"])
+def test_details_of_predictions_are_whole(run, labelled, tmp_path, task):
+    assert run("predict", labelled / task, labelled / f"{task}.json", "-o", tmp_path / "p.jsonl")[0] == 0
+    rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text("utf-8").splitlines()]
+    assert [row["id"] for row in rows] == [one.id for one in INTENTS]
+    for row, example in zip(rows, SLOTTED, strict=True):
+        if task == "slots":
+            assert len(row["tags"]) == len(row["scores"]) == len(example.tokens)
+        else:
+            assert row["label"] == row["n_best"][0]["label"]
+
+
+def test_what_was_not_predicted_scores_nothing(run, labelled, tmp_path):
+    (tmp_path / "p.json").write_text(json.dumps({SLOTTED[5].id: ["O", "O", "O"]}), "utf-8")
+    code, out, err = run("score", labelled / "slots.json", tmp_path / "p.json", "--json")
+    report = json.loads(out)
+    assert (code, len(report["missing_ids"])) == (0, len(SLOTTED) - 1)
+    assert f"{len(SLOTTED) - 1} of {len(SLOTTED)} ids have no prediction and score 0" in err
+    assert report["sentence_accuracy"] == 1 / len(SLOTTED)
+    (tmp_path / "p.json").write_text("{}", "utf-8")
+    assert _json(run("score", labelled / "intent.json", tmp_path / "p.json", "--json"))["accuracy"] == 0
+
+
+@pytest.mark.parametrize("task", ["intent", "slots"])
+def test_tables_show_each_class_and_what_is_taken_for_what(run, labelled, task):
+    data = labelled / f"{task}.json"
+    report = _json(run("evaluate", labelled / task, data, "--tables", "--json"))
+    labels = {"book", "oos", "weather"} if task == "intent" else {"name", "place", "thing", "time"}
+    assert {row["label"] for row in report["classes"]} == labels
+    assert sum(row["support"] for row in report["classes"]) > len(INTENTS) - 1
+    if task == "intent":
+        wrong = round((1 - report["accuracy"]) * report["count"])
+        assert sum(row["count"] for row in report["confusions"]) == wrong
+        assert all(row["gold"] != row["predicted"] for row in report["confusions"])
+    code, out, _ = run("evaluate", labelled / task, data, "--tables")
+    assert code == 0
+    assert all(label in out for label in labels)
+
+
+@pytest.mark.parametrize("task", ["intent", "slots"])
+def test_calibrate_keeps_what_it_fits_with_the_checkpoint(run, labelled, tmp_path, task):
+    import shutil
+
+    shutil.copytree((labelled / task / "best").resolve(), tmp_path / "copy")
+    found = _json(run("calibrate", tmp_path / "copy", labelled / f"{task}.json", "--risk", "1", "--json"))
+    assert found["coverage"] == 1.0
+    assert json.loads((tmp_path / "copy" / "zhaiju.json").read_text("utf-8"))["calibration"] == found
+    report = _json(run("evaluate", tmp_path / "copy", labelled / f"{task}.json", "--json"))
+    accuracy = report["accuracy" if task == "intent" else "token_accuracy"]
+    assert report["threshold"] == found["threshold"]
+    assert report["selective_accuracy"] == pytest.approx(accuracy, abs=0.1)
+
+
+@pytest.mark.parametrize("task", ["intent", "slots"])
+def test_compare_puts_runs_side_by_side_on_their_dev_set_or_on_other_data(run, labelled, tmp_path, task):
+    import shutil
+
+    shutil.copytree(labelled / task, tmp_path / "again", symlinks=True)
+    for data in ([], ["--data", labelled / f"{task}.json"]):
+        tables = _json(run("compare", labelled / task, tmp_path / "again", *data, "--json"))
+        assert {row["run"] for row in tables["figures"]} == {task, "again"}
+        assert all((row["difference"], row["p"]) == (0, 1) for row in tables["differences"])
+        assert len(tables["differences"]) == (1 if task == "intent" else 3)
+    code, out, _ = run("compare", labelled / task, tmp_path / "again")
+    assert code == 0
+    assert "again" in out
+    (tmp_path / "again" / "outcomes.json").unlink()
+    assert "a run that is not finished" in refused(run("compare", labelled / task, tmp_path / "again"))
+
+
+def test_runs_for_other_tasks_are_not_compared(run, labelled):
+    assert "slots is for slots and intent for intent" in refused(
+        run("compare", labelled / "intent", labelled / "slots")
+    )
+
+
+LABELLED_FAULTS = {
+    "wrong number of tags": (["score", "slots.json", "short.json"], "row u0: tags: not as many tags as words"),
+    "a class for tags": (["score", "slots.json", "classes.json"], "row u0: tags: not as many tags as words"),
+    "unlabelled intents": (["evaluate", "intent", "bare.json"], "bare.json: row a: intent: no intent to score against"),
+    "unlabelled tags": (["evaluate", "slots", "bare_slots.json"], "bare_slots.json: row a: tags: no tags to score"),
+    "nothing to calibrate on": (["calibrate", "intent", "bare.json"], "bare.json: row a: intent: no intent to score"),
+    "unknown bio": (["evaluate", "slots", "slots.json", "--bio", "lax"], "'lax' is not one of strict"),
+    "unknown bio to score": (["score", "slots.json", "short.json", "--bio", "lax"], "'lax' is not one of strict"),
+    "malformed tags": (["evaluate", "slots", "malformed.json", "--bio", "strict"], "row a: tags[0]: does not go on"),
+    "wrong task": (["evaluate", "slots", "intent.json", "--task", "intent"], "is a checkpoint for slots, expected"),
+    "wrong file": (["evaluate", "slots", "intent.json"], "row u0: tags: no tags to score against"),
+    "no such split": (["evaluate", "intent", "data_full.json", "--split", "nope"], "no such split, found 'nope'"),
+    "wrong number of words": (["predict", "slots", "odd.json", "-o", "p.json"], "row a: tags: not as many tags"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LABELLED_FAULTS)
+def test_what_is_wrong_with_labelled_data_is_one_line(run, labelled, tmp_path, monkeypatch, kind):
+    arguments, message = LABELLED_FAULTS[kind]
+    for entry in labelled.iterdir():
+        (tmp_path / entry.name).symlink_to(entry)
+    made = {
+        "short": {"u0": "O O"},
+        "classes": {one.id: one.label for one in INTENTS},
+        "bare": [{"id": "a", "text": "rain"}],
+        "bare_slots": [{"id": "a", "tokens": ["rain"]}],
+        "malformed": [{"id": "a", "tokens": ["rain"], "tags": ["I-thing"]}],
+        "odd": [{"id": "a", "tokens": ["rain"], "tags": ["O", "O"]}],
+    }
+    for name, value in made.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(value), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(os.listdir(tmp_path))
+    assert message in refused(run(*arguments))
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_a_malformed_tag_is_read_and_counted_unless_that_is_refused(run, labelled, tmp_path):
+    (tmp_path / "m.json").write_text(json.dumps([{"id": "a", "tokens": ["rain"], "tags": ["I-thing"]}]), "utf-8")
+    code, out, err = run("evaluate", labelled / "slots", tmp_path / "m.json", "--json")
+    assert (code, json.loads(out)["count"]) == (0, 1)
+    assert "1 malformed I- tags read as B- (see --bio)" in err
+
+
+def test_sentences_without_labels_are_predicted(run, labelled, tmp_path):
+    (tmp_path / "q.json").write_text(json.dumps([{"id": "a", "text": "book a boat to 港口"}]), "utf-8")
+    for task, count in (("intent", 1), ("slots", 6)):
+        assert run("predict", labelled / task, tmp_path / "q.json", "-o", tmp_path / "p.json")[0] == 0
+        assert len(json.loads((tmp_path / "p.json").read_text("utf-8"))["a"].split()) == count

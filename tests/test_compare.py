@@ -63,7 +63,9 @@ def test_one_run_alone_has_figures_and_no_differences(runs):
 
 def test_runs_of_other_seeds_are_compared_on_the_same_examples(runs):
     (row,) = compare([load_outcomes(runs / "one"), load_outcomes(runs / "two")])["differences"]
-    values = {entry["run"]: entry["value"] for entry in compare([load_outcomes(runs / n) for n in ("one", "two")])["figures"]}
+    values = {
+        entry["run"]: entry["value"] for entry in compare([load_outcomes(runs / n) for n in ("one", "two")])["figures"]
+    }
     assert row["difference"] == pytest.approx(values["two"] - values["one"])
     assert row["low"] <= row["difference"] <= row["high"]
     assert 0 < row["p"] <= 1
@@ -105,13 +107,15 @@ def test_f1_is_resampled_as_the_ratio_that_it_is():
 
 
 def test_runs_for_other_tasks_are_refused(runs):
-    with pytest.raises(ConfigError, match="^tags is for slots and one for intent$"):
+    with pytest.raises(ConfigError, match=r"^tags is for slots and one for intent$"):
         compare([load_outcomes(runs / "one"), load_outcomes(runs / "tags")])
 
 
 @pytest.mark.parametrize("ids", [["1", "0"], ["0"], ["0", "1", "2"]])
 def test_runs_judged_on_other_examples_are_refused(ids):
-    with pytest.raises(ConfigError, match=rf"different examples \({len(ids)} and 2\); name data to compare on with --data"):
+    with pytest.raises(
+        ConfigError, match=rf"different examples \({len(ids)} and 2\); name data to compare on with --data"
+    ):
         compare([outcomes("a", [1, 0]), outcomes("b", [1] * len(ids), ids=ids)])
 
 

@@ -122,6 +122,12 @@ def test_loading_keeps_the_weights_and_says_nothing(made, name, task, capfd):
         assert "pooler" in one[0] or torch.equal(one[1], two[1]), one[0]  # random weights would differ
 
 
+def test_weights_lie_in_memory_as_those_that_were_never_saved(made):
+    """Where they lie decides the last bits of what is computed from them, on some processors."""
+    for value in _load(made / "bert", "read").network.parameters():
+        assert value.data_ptr() % 64 == 0
+
+
 @every_task
 @every_encoder
 def test_gradients_reach_every_matrix_of_the_encoder(made, name, task):
@@ -180,12 +186,14 @@ def test_a_run_reads_back_with_the_figures_it_was_kept_for(made, tmp_path, name,
     loaded = checkpoint.load(tmp_path / "run", task)
     assert (loaded.meta.task, loaded.encoding.window, loaded.encoding.overlap) == (task, WINDOW, 16)
     # The temperature is fitted after the last evaluation.
-    figures, _ = evaluate(_engine(loaded), loaded.task(task, temperature=1.0), EXAMPLES[task])
-    assert figures == pytest.approx(result.metrics, abs=1e-6)
+    figures, _ = evaluate(
+        _engine(loaded, batch_tokens=settings.batch_tokens), loaded.task(task, temperature=1.0), EXAMPLES[task]
+    )
+    assert figures == pytest.approx(result.metrics, abs=1e-12)
 
 
 def _same(task, found, expected):
-    """The same prediction, whatever the last bits of the logits are: they depend on where in memory weights lie."""
+    """The same prediction, whatever the last bits of the logits are: other batches have others."""
     assert found.id == expected.id
     if task == "select":
         assert found.index == expected.index
@@ -212,11 +220,9 @@ def test_saving_and_loading_changes_no_prediction(made, tmp_path, name, task):
     checkpoint.save(tmp_path, loaded.network, loaded.encoding, checkpoint.Meta(task=task))
     again = checkpoint.load(tmp_path)
     assert again.labels == loaded.labels
+    assert list(_engine(again).predict(again.task(task), EXAMPLES[task])) == before
     # The tokenizer in memory is the same after it was saved.
-    for one in (again, loaded):
-        after = list(_engine(one).predict(one.task(task), EXAMPLES[task]))
-        for found, expected in zip(after, before, strict=True):
-            _same(task, found, expected)
+    assert list(_engine(loaded).predict(loaded.task(task), EXAMPLES[task])) == before
 
 
 @every_task
@@ -375,7 +381,7 @@ def _three_classes(folder):
 def test_an_encoder_that_told_three_classes_apart_can_be_trained(tmp_path, task):
     _three_classes(tmp_path / "nli")
     if task != "intent":
-        with pytest.raises(CheckpointError, match="no trained output layer|tells 'no' apart"):
+        with pytest.raises(CheckpointError, match=r"no trained output layer|tells 'no' apart"):
             checkpoint.load(tmp_path / "nli", task, window=WINDOW).task(task)
     settings = TrainSettings(encoder=str(tmp_path / "nli"), window=WINDOW, threads=1, max_steps=1, batch_tokens=1024)
     train(task, settings, TrainData(EXAMPLES[task], EXAMPLES[task], [], ReadLog()), tmp_path / "run")

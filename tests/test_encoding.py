@@ -231,6 +231,26 @@ def test_no_window_is_shorter_than_its_fellows(kind, context, window, overlap):
     assert len({len(each) for each in windows}) == 1
 
 
+@both
+@FEW
+@given(text=TEXTS, window=WINDOWS, overlap=OVERLAPS)
+def test_a_text_that_stands_alone_is_held_whole_as_the_tokenizer_frames_it(kind, text, window, overlap):
+    encoding = encoder(kind, window=window, overlap=overlap)
+    ids = encoding.tokenizer(text)["input_ids"]
+    windows = encoding.text_windows(text)
+    tokens = triples(encoding.tokens(text))
+    assert (windows[0].start, windows[-1].end) == (0, len(text))
+    assert set().union(*(told(each) for each in windows)) == set(tokens)
+    for each in windows:
+        run = told(each)
+        assert len(each) <= window
+        assert run == tokens[each.first : each.first + len(run)]
+        assert each.input_ids.tolist() == ids[:1] + [token for token, _, _ in run] + ids[-1:]
+        assert not each.token_type_ids.any()
+    if len(windows) == 1:
+        assert windows[0].input_ids.tolist() == ids
+
+
 # Spans
 
 

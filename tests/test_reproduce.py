@@ -22,6 +22,7 @@ from zhaiju.errors import ConfigError, DataError
 from zhaiju.tasks import ReadTask
 from zhaiju.training import report as report_module
 from zhaiju.training import reproduce as module
+from zhaiju.training.drawing import Picture
 from zhaiju.training.first_way import FirstWayTask, cut_left
 from zhaiju.training.loop import Stepped
 from zhaiju.training.page import cell
@@ -302,6 +303,13 @@ def experiment(tmp_path_factory, one_thread):
     return folder, output, recipe, results
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Reports without figures, which are slow to draw."""
+    for name in ("bar_figure", "line_figure", "panel", "calibration_figure"):
+        monkeypatch.setattr(report_module, name, lambda *_arguments, **_options: Picture("<svg/>", "<svg></svg>"))
+
+
 def _contents(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -327,7 +335,7 @@ def test_every_part_leaves_its_figures(experiment):
 
 
 @pytest.mark.slow
-def test_a_second_call_trains_nothing_and_changes_nothing(experiment, monkeypatch):
+def test_a_second_call_trains_nothing_and_changes_nothing(experiment, monkeypatch, undrawn, tmp_path):
     folder, output, recipe, results = experiment
     before = _contents(output)
 
@@ -338,8 +346,10 @@ def test_a_second_call_trains_nothing_and_changes_nothing(experiment, monkeypatc
         monkeypatch.setattr(module, name, refuse)
     again = reproduce(folder, output, recipe, on_part=refuse)
     assert again | {"environment": None} == results | {"environment": None}
-    write_report(output, again)
     assert _contents(output) == before
+    for name, values in (("first", results), ("second", again)):
+        assert [path.name for path in write_report(tmp_path / name, values)] == ["report.html", "report.md"]
+    assert [*_contents(tmp_path / "first").values()] == [*_contents(tmp_path / "second").values()]
 
 
 @pytest.mark.slow
@@ -496,13 +506,13 @@ def test_published_figures_stand_beside_ours(experiment):
 
 
 @pytest.mark.slow
-def test_where_figures_cannot_be_compared_is_said(experiment, tmp_path):
+def test_where_figures_cannot_be_compared_is_said(experiment, undrawn, tmp_path):
     _, output, _, results = experiment
     text = (output / "report.md").read_text("utf-8")
     assert text.count("encoder starts from random weights (one") == 3
     assert "judged on 10 questions; the report's file has 3,526" in text
-    assert "a seeded tenth held out" in text
-    assert "read on 40 of 260 rows" in text
+    assert "a seeded tenth that is held out" in text
+    assert "each part has at most 40 train examples and 10 dev examples" in text
     assert text.count("pretrained is not compared with scratch") == 3
     pretrained = copy.deepcopy(results)
     pretrained["scratch"] = dict.fromkeys(ENCODERS, False)
@@ -520,7 +530,7 @@ def test_where_figures_cannot_be_compared_is_said(experiment, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_missing_is_named_with_the_reason(experiment, tmp_path):
+def test_what_is_missing_is_named_with_the_reason(experiment, undrawn, tmp_path):
     results = copy.deepcopy(experiment[3])
     results["missing"] = ["intent", "slots"]
     results["results"] = {
@@ -538,9 +548,9 @@ def test_what_is_missing_is_named_with_the_reason(experiment, tmp_path):
 def test_text_stays_text_in_markdown():
     report = Report("a | b")
     report.text("*one*\n<two> [three]")
-    report.table("t | u", ["x|y", "n"], [["a|b", 1], ["`c`", None]])
+    report.table("t | u", "x_y | n", [["a|b", 1], ["`c`", None]])
     assert report.markdown == [
         "# a \\| b",
         "\\*one\\* \\<two\\> \\[three\\]",
-        "**t \\| u**\n\n| x\\|y | n |\n| --- | ---: |\n| a\\|b | 1 |\n| \\`c\\` | – |",
+        "**t \\| u**\n\n| x\\_y | n |\n| --- | ---: |\n| a\\|b | 1 |\n| \\`c\\` | – |",
     ]

@@ -26,7 +26,7 @@ TASK = SlotsTask(LABELS)
 TEXTS = ["fly the ferryman's goose to the harbour", "請問明天港口有船嗎？", "0123456789 QX-42"]
 WORDS = st.lists(
     st.one_of(
-        st.sampled_from(["", " ", "\u3000", "\0", "\u200b", "[SEP]", "the goose", "x" * 70, "港口", "e\u0301", "ferryman's"]),
+        st.sampled_from(["", " ", "\u3000", "\0", "\u200b", "[SEP]", "the goose", "x" * 70, "港口", "e\u0301"]),
         st.text(st.characters(exclude_categories=["Cs"]), max_size=6),
     ),
     min_size=1,
@@ -195,7 +195,9 @@ def test_where_windows_overlap_the_one_with_more_around_the_word_decides():
     gold = SlotExample("u", words, None)
     windows = task.encode(gold, encoder)
     assert len(windows) > 3
-    logits = [np.tile(np.eye(len(kinds), dtype=np.float32)[number] * 9, (len(w), 1)) for number, w in enumerate(windows)]
+    logits = [
+        np.tile(np.eye(len(kinds), dtype=np.float32)[number] * 9, (len(w), 1)) for number, w in enumerate(windows)
+    ]
     expected = []
     for place in range(len(words)):
         depths = []

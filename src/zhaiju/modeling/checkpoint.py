@@ -426,6 +426,10 @@ def _load_model(where: str, head: Head, labels: Sequence[str] | None, *, head_re
             f"{where} has no trained output layer for this task (missing {', '.join(missing[:3])}); "
             "train it first with zhaiju train"
         )
+    # As they come they lie in the mapped file, wherever its header ends. On some processors that changes the last bits
+    # of what is computed from them, and a resumed training would no longer be the one that was cut short.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
     return model
 
 

@@ -229,7 +229,7 @@ def _panel(axes: Axes, curves: Sequence[Curve], key: str) -> None:
     axes.locator_params(axis="y", nbins=5)
     axes.yaxis.set_major_formatter("{x:g}")
     if key in ("loss", "lr"):
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * axes.dataLim.ymax or None)
     drawing.labels_beside(axes, sorted(labels, key=lambda label: -label[1])[:MOST_LABELS])
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Numbers = Sequence[float] | npt.NDArray[np.float64]
 
 SIZE = (10.2, 5.0)  # inches, side by side
-STACKED = (4.2, 7.4)  # the same for a page, one below the other
+STACKED = (4.2, 8.2)  # the same for a page, one below the other
 BEFORE, AFTER = drawing.look(1), drawing.look(0)
 
 
@@ -96,7 +96,7 @@ def _reliability(axes: Axes, before: Sequence[Bin], after: Sequence[Bin]) -> Non
             label=f"{name} temperature",
             **shown.line,
         )
-    axes.legend(loc="upper left", fontsize=9)
+    axes.legend(loc="best", fontsize=9)
     axes.set(xlim=(0, 1), ylim=(-0.03, 1.03), ylabel="accuracy")
     axes.tick_params(labelbottom=False)
 
@@ -234,7 +234,12 @@ def bar_figure(
             for place, value in enumerate(values):
                 reach = value if ends is None else max(value, ends[place][1])
                 axes.annotate(
-                    f"{value:.4g}", (reach, heights[place]), (4, 0), textcoords="offset points", va="center", fontsize=9
+                    f"{round(value, 4):g}",
+                    (reach, heights[place]),
+                    (4, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=9,
                 )
         axes.set_yticks(range(len(groups)), [drawing.printable(group, 24) for group in groups])
         axes.tick_params(axis="y", length=0, labelcolor=INK)

@@ -56,7 +56,7 @@ body{{margin:0;background:{variable(PAPER)};color:{variable(INK)};font:16px/1.5 
 main{{max-width:100rem;margin:0 auto;padding:1rem clamp(.75rem,3vw,2.5rem) 3rem}}
 h1{{font-size:1.5rem;line-height:1.25;margin:.5rem 0 1rem;overflow-wrap:anywhere}}
 h2{{font-size:1.15rem;margin:2rem 0 .5rem;overflow-wrap:anywhere}}
-p{{max-width:45rem}}
+p,main>ul{{max-width:45rem}}
 .note{{color:{variable(MUTED)};font-size:.875rem}}
 .panels{{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:1rem 1.5rem}}
 figure{{margin:0;max-width:36rem}}
@@ -67,16 +67,24 @@ figcaption{{color:{variable(MUTED)};font-size:.875rem}}
 .legend svg{{flex:none}}
 nav a{{color:inherit}}
 .contents{{columns:18rem;padding-left:1.5rem;max-width:60rem}}
-pre{{overflow-x:auto;font-size:.875rem;padding:.5rem .75rem;border:1px solid {variable(RULE)}}}
+pre{{white-space:pre-wrap;max-width:45rem;font-size:.875rem;padding:.5rem .75rem;border:1px solid {variable(RULE)}}}
 .scroll{{overflow-x:auto;max-width:100%;margin:.5rem 0 1.5rem}}
 table{{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}}
 caption{{text-align:left;font-weight:600;padding:.25rem 0;overflow-wrap:anywhere}}
+caption span{{display:inline-block;position:sticky;left:0;max-width:calc(100vw - 2rem)}}
 th,td{{text-align:left;padding:.3rem .75rem;border-bottom:1px solid {variable(RULE)};white-space:nowrap}}
 td.n,th.n{{text-align:right}}
 td.w,th.w{{white-space:normal;min-width:13rem;max-width:26rem}}
 thead th{{color:{variable(MUTED)};font-weight:500}}
-tbody th{{font-weight:400}}
-tr.marked>*{{font-weight:700;background:color-mix(in srgb,{variable(COLOURS[0])} 16%,transparent)}}
+tbody th{{font-weight:400;position:sticky;left:0;background:{variable(PAPER)};background-clip:padding-box}}
+tr.marked>*{{font-weight:700;background:color-mix(in srgb,{variable(COLOURS[0])} 16%,{variable(PAPER)})}}
+@media (max-width:40rem){{
+th,td{{padding:.3rem .4rem}}
+thead th{{white-space:normal;vertical-align:bottom;min-width:4rem}}
+tbody th{{white-space:normal;min-width:6rem;max-width:8.5rem;overflow-wrap:break-word}}
+td.w,th.w{{min-width:10rem}}
+tbody th.w{{min-width:7rem}}
+}}
 @media print{{.scroll{{overflow:visible}}}}
 """
 
@@ -166,8 +174,10 @@ def table(
         lines.append(f'<tr class="marked">{line}</tr>' if index == marked else f"<tr>{line}</tr>")
     name = escape(caption)
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{name}"><table><caption>{name}</caption>'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(lines) + "\n</tbody></table></div>"
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{name}"><table>'
+        f"<caption><span>{name}</span></caption><thead><tr>{head}</tr></thead>\n<tbody>\n"
+        + "\n".join(lines)
+        + "\n</tbody></table></div>"
     )
 
 

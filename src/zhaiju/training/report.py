@@ -17,7 +17,7 @@ from zhaiju.tasks.metrics import segmenter
 from zhaiju.training.curves import LOSS_CAPTION, panel, read_curves
 from zhaiju.training.drawing import Picture
 from zhaiju.training.figures import bar_figure, calibration_figure, line_figure
-from zhaiju.training.page import Cell, cell, is_number, page, table
+from zhaiju.training.page import Cell, cell, figure, is_number, page, table
 
 Results = Mapping[str, Any]
 Rows = list[list[Cell]]
@@ -63,6 +63,7 @@ PUBLISHED_RECIPES = {
     "slots": "AdamW, batch 16, lr 2e-5, 3 epochs",
 }
 
+ROLES = {"first": "first", "second": "second", "english": "English"}
 NAMES = {
     "select-first": "selection, first encoder",
     "select-second": "selection, second encoder",
@@ -82,10 +83,22 @@ JUDGES = {
     "second": "selection, reading and both joined with the second encoder",
     "english": "intent and slots",
 }
+# With what scratch is compared: for each task the run with the encoder, the encoder and the figures.
+SCRATCH = {
+    "read": ("read-second", "second", ("em", "f1")),
+    "intent": ("intent", "english", ("accuracy",)),
+    "slots": ("slots", "english", ("f1", "sentence_accuracy")),
+}
+DIFFERENCE_COLUMNS = "figure | from | to | difference | 95 % interval | p | examples"
+DIFFERENCE_NOTE = (
+    "The interval is that of a paired bootstrap; p is of a paired approximate randomisation test, two-sided, 10,000 "
+    "draws: how often chance alone makes a difference as large."
+)
 ABSENT = {
     "intent": "Left out: there was no intent/train.json and intent/eval.json in the data's folder or beside it.",
     "slots": "Left out: there was no slot/train.json in the data's folder or beside it.",
 }
+BAR_NOTE = "The thin line is our 95 % interval."
 SHORT_HASH = 12
 
 
@@ -155,32 +168,35 @@ class Report:
 
     def code(self, text: str) -> None:
         """Lines as a program prints them."""
-        self._blocks.append(f'<pre tabindex="0">{escape(text)}</pre>')
+        self._blocks.append(f"<pre>{escape(text)}</pre>")
         self.markdown.append(f"```\n{text}\n```")
 
-    def table(self, caption: str, columns: Sequence[str], rows: Rows) -> None:
-        """A table; see `zhaiju.training.page.table`."""
-        self._blocks.append(table(caption, columns, rows))
-        numeric = [all(is_number(row[place]) for row in rows) for place in range(len(columns))]
-        lines = [[plain(name) for name in columns], ["---:" if right else "---" for right in numeric]]
+    def table(self, caption: str, columns: str, rows: Rows) -> None:
+        """A table (see `zhaiju.training.page.table`); `columns` are its headings with " | " between them."""
+        headings = columns.split(" | ")
+        self._blocks.append(table(caption, headings, rows))
+        numeric = [all(is_number(row[place]) for row in rows) for place in range(len(headings))]
+        lines = [[plain(name) for name in headings], ["---:" if right else "---" for right in numeric]]
         lines += [[plain(cell(value)) for value in row] for row in rows]
         self.markdown.append("\n".join([f"**{plain(caption)}**", "", *(f"| {' | '.join(line)} |" for line in lines)]))
 
     def figures(self, pictures: Mapping[str, tuple[Picture, str]]) -> None:
         """Figures side by side where there is room, by their name each with its caption."""
-        blocks = [
-            f"<figure>{picture.inline}<figcaption>{escape(caption)}</figcaption></figure>"
-            for picture, caption in pictures.values()
-        ]
+        blocks = [figure(picture.inline, caption) for picture, caption in pictures.values()]
         self._blocks.append(f'<div class="panels">\n{"".join(blocks)}\n</div>')
         for name, (picture, caption) in pictures.items():
             self.pictures[name] = picture.file
-            self.markdown.append(f"![{plain(caption)}](figures/{name}.svg)\n\n{plain(caption)}")
+            self.markdown.append(f"![{name.replace('-', ' ')}](figures/{name}.svg)\n\n{plain(caption)}")
 
 
 def plain(text: str) -> str:
     """Text that Markdown leaves as it is, on one line."""
     return re.sub(r"([\\`*_<>\[\]|])", r"\\\1", " ".join(text.split()))
+
+
+def _who(results: Results, role: str) -> str:
+    """One of our encoders, told apart from another of the same name."""
+    return f"{ROLES[role]}: {results['labels'][role]}"
 
 
 def _interval(figures: Mapping[str, Any], name: str) -> str | None:
@@ -193,8 +209,8 @@ def _range(low: float, high: float) -> str:
     return f"{low:.4f} to {high:.4f}"
 
 
-def _share(value: float | None) -> str | None:
-    """A share of 1 in %, four digits."""
+def _percent(value: float | None) -> str | None:
+    """A share in %."""
     return None if value is None else f"{100 * value:.2f}"
 
 
@@ -202,11 +218,11 @@ def _published(part: str, figure: str) -> str | None:
     return PUBLISHED.get(part, {}).get(figure)
 
 
-def _compared(results: Results, parts: Sequence[str], figure: str, name: str, title: str) -> Picture:
-    """Bars of what was published beside ours, for the parts for which something was."""
-    parts = [part for part in parts if _published(part, figure) is not None]
+def _compared(results: Results, names: Mapping[str, str], figure: str, name: str, title: str) -> Picture:
+    """Bars of what was published beside ours, for those of the named parts for which something was."""
+    parts = [part for part in names if _published(part, figure) is not None]
     found = [results["results"][part]["figures"] for part in parts]
-    groups = [NAMES[part] for part in parts]
+    groups = [names[part] for part in parts]
     bars = {
         "published": [float(PUBLISHED[part][figure]) for part in parts],
         "ours": [figures[figure] for figures in found],
@@ -238,28 +254,19 @@ def _what_was_run(report: Report, results: Results) -> None:
     report.text("Where our figures cannot be compared with the published ones:")
     report.items(_differences(results))
     rows: Rows = []
-    for role, part in (("first", "read-first"), ("second", "read-second"), ("english", "intent"), ("english", "slots")):
-        if part in done and role not in [row[0] for row in rows]:
+    for role, candidates in (("first", ["read-first"]), ("second", ["read-second"]), ("english", ["intent", "slots"])):
+        for part in [part for part in candidates if part in done][:1]:
             weights = "random weights" if results["scratch"][role] else "pretrained"
-            count = f"{done[part]['parameters']:,}"
-            rows.append([role, PUBLISHED_ENCODERS[role], results["labels"][role], weights, count])
-    report.table(
-        "Encoders, with the output layer of reading or intent",
-        [
-            "encoder",
-            "published",
-            "ours",
-            "ours starts from",
-            "parameters",
-        ],
-        rows,
-    )
+            names = [ROLES[role], PUBLISHED_ENCODERS[role], results["labels"][role]]
+            rows.append([*names, weights, f"{done[part]['parameters']:,}", NAMES[part]])
+    columns = "encoder | published | ours | ours starts from | parameters | counted with the output layer of"
+    report.table("Encoders", columns, rows)
     rows = [
         [NAMES[part], published, settings_in_words(done[part]["settings"])]
         for part, published in PUBLISHED_RECIPES.items()
         if part in done
     ]
-    report.table("Recipes", ["part", "published", "ours"], rows)
+    report.table("Recipes", "part | published | ours", rows)
     rows = []
     for part in parts:
         entry = done[part]
@@ -267,34 +274,19 @@ def _what_was_run(report: Report, results: Results) -> None:
         judged = sum(evaluation["seconds"] for evaluation in entry["evaluations"])
         counts = [entry["train_count"], entry["dev_count"], training["steps"], training["best_step"]]
         seconds = [f"{training['seconds']:,.1f}", f"{judged:,.1f}"]
-        seeds = f"{settings['seed']}, {settings['split_seed']}"
-        rows.append([NAMES[part], *(f"{count:,}" for count in counts), *seconds, seeds])
-    report.table(
-        "Trainings; seconds of all steps, and of all evaluations during them",
-        [
-            "part",
-            "training examples",
-            "dev examples",
-            "steps",
-            "best step",
-            "training s",
-            "evaluation s",
-            "seeds: training, split",
-        ],
-        rows,
+        seeds = [settings["seed"], settings["split_seed"]]
+        rows.append([NAMES[part], *(f"{count:,}" for count in counts), *seconds, *seeds])
+    columns = (
+        "part | training examples | dev examples | steps | best step | training s | evaluation s | seed | split seed"
     )
-    entries = {entry["sha256"] + entry["role"]: entry for part in parts for entry in done[part]["data"]}
-    rows = [
-        [entry["name"], entry["role"], _users(done, parts, entry), f"{entry['count']:,}", entry["sha256"][:SHORT_HASH]]
-        for entry in entries.values()
-    ]
-    report.table("Data; SHA-256 by its beginning", ["file", "role", "parts", "rows", "SHA-256"], rows)
-    report.table("Machine and versions", ["what", "which"], _environment(done, parts))
-
-
-def _users(done: Results, parts: Sequence[str], entry: Mapping[str, Any]) -> str:
-    tasks = dict.fromkeys(done[part]["task"] for part in parts if entry in done[part]["data"])
-    return ", ".join(tasks)
+    report.table("Trainings; seconds of all steps, and of all evaluations during them", columns, rows)
+    rows = []
+    for entry in {entry["sha256"] + entry["role"]: entry for part in parts for entry in done[part]["data"]}.values():
+        tasks = dict.fromkeys(done[part]["task"] for part in parts if entry in done[part]["data"])
+        found = [entry["name"], entry["role"], ", ".join(tasks)]
+        rows.append([*found, f"{entry['count']:,}", entry["sha256"][:SHORT_HASH]])
+    report.table("Data", "file | role | for | rows | SHA-256 begins with", rows)
+    report.table("Machine and versions", "what | which", _environment(done, parts))
 
 
 def _environment(done: Results, parts: Sequence[str]) -> Rows:
@@ -315,7 +307,7 @@ def _environment(done: Results, parts: Sequence[str]) -> Rows:
 
 def _differences(results: Results) -> list[str]:
     """In what ours differs from what was published, a sentence each."""
-    done = results["results"]
+    done, limits = results["results"], results["recipe"]["limits"]
     found = []
     for role, published in PUBLISHED_ENCODERS.items():
         label = results["labels"][role]
@@ -323,60 +315,55 @@ def _differences(results: Results) -> list[str]:
             continue
         if results["scratch"][role]:
             found.append(
-                f"The {role.replace('english', 'English')} encoder starts from random weights ({label}); the report's "
-                f"is {published}, pretrained. Our figures of {JUDGES[role]} say what the recipe gives without "
-                "pretraining, and not how well it repeats the report."
+                f"The {ROLES[role]} encoder starts from random weights ({label}); the report's is {published}, "
+                f"pretrained. So our figures of {JUDGES[role]} do not tell how well the report is repeated, only what "
+                "the recipe gives without pretraining."
             )
         elif label != published and not label.endswith(f"/{published.rpartition('/')[2]}"):
             found.append(
-                f"The {role.replace('english', 'English')} encoder is {label}; the report's is {published}. "
-                f"Our figures of {JUDGES[role]} are another encoder's."
+                f"The {ROLES[role]} encoder is {label}; the report's is {published}. Our figures of {JUDGES[role]} are "
+                "another encoder's."
             )
     wanted = int(PUBLISHED["read-scratch"]["count"])
     if (count := done["read-first"]["dev_count"]) != wanted:
-        found.append(
-            f"Selection and reading are judged on {count:,} questions; the report's file has {wanted:,}, so they are "
-            "other questions."
-        )
+        found.append(f"Selection and reading are judged on {count:,} questions; the report's file has {wanted:,}.")
     if "slots" in done and not any(entry["role"] == "dev" for entry in done["slots"]["data"]):
         found.append(
-            f"Slots are judged on a seeded tenth held out of the training file ({done['slots']['dev_count']:,} "
-            "utterances), because the course's evaluation file is not there; it is not trained on."
+            "Slots are judged on a seeded tenth that is held out of the training file and not trained on "
+            f"({done['slots']['dev_count']:,} utterances), because the course's evaluation file is not there."
         )
-    cut = {
-        entry["task"]: f"{entry['task']} on {entry['train_count']:,} of {whole:,} rows"
-        for entry in done.values()
-        if "training" in entry
-        and any(source["role"] == "dev" for source in entry["data"])
-        and entry["train_count"] < (whole := sum(row["count"] for row in entry["data"] if row["role"] == "train"))
-    }
-    if cut:
-        found.append(f"The recipe limits the data: trained are {', '.join(cut.values())}.")
+    if any(limits.values()):
+        most = [f"{limit:,} {name} examples" for name, limit in limits.items() if limit]
+        found.append(f"The recipe limits the data: each part has at most {' and '.join(most)}.")
     if results["recipe"]["name"] != "report":
-        found.append("Learning rates, batches and lengths are those of our recipe, not the report's: see below.")
+        found.append("Learning rates, batches, lengths and steps are those of our recipe, not the report's: see below.")
     return found or ["Nowhere that is known: encoders, recipes and counts are the report's."]
 
 
 def settings_in_words(settings: Mapping[str, Any]) -> str:
     """What of the settings the course report says about its recipes."""
-    whole = f"up to {settings['batch_tokens']:,} tokens"
-    batch = f"batch {settings['batch_size']}" if settings["batch_size"] else f"batches of {whole}"
+    batch = f"batch {settings['batch_size']}"
+    if not settings["batch_size"]:
+        batch = f"batches of up to {settings['batch_tokens']:,} tokens"
     if settings["accumulation"] > 1:
         batch += f" × {settings['accumulation']}"
-    epochs = f"{settings['epochs']} epoch{'' if settings['epochs'] == 1 else 's'}"
-    length = f"{settings['max_steps']:,} steps" if settings["max_steps"] else epochs
+    length = _counted(settings["max_steps"], "step") if settings["max_steps"] else _counted(settings["epochs"], "epoch")
+    lr = f"{settings['lr']:g}".replace("e-0", "e-")
     shape = ""
     if settings["scratch"]:
-        made = f"{settings['layers']} layers of {settings['hidden']}, {settings['heads']} heads"
+        made = f"{_counted(settings['layers'], 'layer')} of {settings['hidden']}, {_counted(settings['heads'], 'head')}"
         shape = f"; {settings['encoder'] or made}, random weights"
-    return f"AdamW, {batch}, lr {settings['lr']:g}, window {settings['window']}, {length}{shape}"
+    return f"AdamW, {batch}, lr {lr}, window {settings['window']}, {length}{shape}"
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
 # Spans, encoders, curves
 
 
 def _spans(report: Report, results: Results) -> None:
-    done = results["results"]
     report.heading("Finding spans: the first way against the second")
     report.text(
         "With the right paragraph, by the first encoder. The first way cuts the context on the left where it is too "
@@ -385,24 +372,15 @@ def _spans(report: Report, results: Results) -> None:
         "figures here are without one."
     )
     rows: Rows = []
-    for part, name in (("read-first-way", "first way"), ("read-first", "second way")):
-        figures = done[part]["figures"]
-        rows.append([name, _published(part, "em"), *_em_f1(figures), figures["count"]])
-    report.table(
-        "Exact match (EM) and F1 by the course's definition, with 95 % intervals",
-        [
-            "way",
-            "EM, published",
-            "EM, ours",
-            "interval",
-            "F1, ours",
-            "interval",
-            "questions",
-        ],
-        rows,
-    )
-    bars = _compared(results, ("read-first-way", "read-first"), "em", "spans", "EM, first and second way")
-    report.figures({"spans": (bars, "EM of both ways. The dark line is our 95 % interval.")})
+    ways = {"read-first-way": "first way", "read-first": "second way"}
+    for part, name in ways.items():
+        figures = results["results"][part]["figures"]
+        em, em_interval, f1, f1_interval = _em_f1(figures)
+        rows.append([name, _published(part, "em"), em, em_interval, f1, f1_interval, figures["count"]])
+    columns = "way | EM, published | EM, ours | 95 % interval | F1, ours | 95 % interval | questions"
+    report.table("Exact match (EM) and F1 by the course's definition", columns, rows)
+    bars = _compared(results, ways, "em", "spans", "EM")
+    report.figures({"spans": (bars, f"EM of both ways. {BAR_NOTE}")})
 
 
 def _em_f1(figures: Mapping[str, Any]) -> list[Cell]:
@@ -414,108 +392,45 @@ def _encoders(report: Report, results: Results) -> None:
     report.heading("Two encoders: selection, reading, and both joined")
     rows: Rows = []
     for role in ("first", "second"):
-        part = f"select-{role}"
-        figures = done[part]["figures"]
-        rows.append(
-            [
-                results["labels"][role],
-                PUBLISHED_ENCODERS[role],
-                _published(part, "accuracy"),
-                figures["accuracy"],
-                _interval(figures, "accuracy"),
-                figures["chance"],
-                figures["count"],
-            ]
-        )
-    report.table(
-        "Selection: which paragraph answers the question?",
-        [
-            "our encoder",
-            "published encoder",
-            "accuracy, published",
-            "accuracy, ours",
-            "95 % interval",
-            "chance, ours",
-            "questions",
-        ],
-        rows,
+        figures, published = done[f"select-{role}"]["figures"], _published(f"select-{role}", "accuracy")
+        ours = [figures["accuracy"], _interval(figures, "accuracy"), figures["chance"], figures["count"]]
+        rows.append([_who(results, role), PUBLISHED_ENCODERS[role], published, *ours])
+    columns = (
+        "our encoder | published encoder | accuracy, published | accuracy, ours | 95 % interval | chance | questions"
     )
-    report.text("Chance is the accuracy of drawing a candidate at random; the report's questions have 4, ours 2 to 8.")
-    columns = [
-        "our encoder",
-        "EM, published",
-        "EM, ours",
-        "95 % interval",
-        "F1, published",
-        "F1, ours",
-        "95 % interval",
-    ]
-    for kind, caption in (
-        ("read", "Reading, with the right paragraph"),
-        ("pipeline", "Joined: what was selected, read"),
-    ):
+    report.table("Selection: which paragraph answers the question?", columns, rows)
+    report.text("Chance is the accuracy of drawing one of our candidates at random. The report's questions have 4.")
+    columns = "our encoder | EM, published | EM, ours | 95 % interval | F1, published | F1, ours | 95 % interval"
+    for kind, caption in (("read", "Reading, with the right paragraph"), ("pipeline", "Joined: the selected one read")):
         rows = []
         for role in ("first", "second"):
             part = f"{kind}-{role}"
-            figures = done[part]["figures"]
-            em, em_range, f1, f1_range = _em_f1(figures)
-            published = _published(part, "em"), _published(part, "f1")
-            rows.append([results["labels"][role], published[0], em, em_range, published[1], f1, f1_range])
+            em, em_interval, f1, f1_interval = _em_f1(done[part]["figures"])
+            their_em, their_f1 = (_published(part, key) for key in ("em", "f1"))
+            rows.append([_who(results, role), their_em, em, em_interval, their_f1, f1, f1_interval])
             if kind == "pipeline":
-                rows[-1].append(figures["accuracy"])
-        report.table(caption, [*columns, "right paragraph"] if kind == "pipeline" else columns, rows)
-    report.figures(
-        {
-            "selection": (
-                _compared(results, ("select-first", "select-second"), "accuracy", "selection", "selection accuracy"),
-                "Accuracy of selection. The dark line is our 95 % interval.",
-            ),
-            **{
-                f"answers-{key}": (
-                    _compared(
-                        results,
-                        ("read-first", "read-second", "pipeline-first", "pipeline-second"),
-                        key,
-                        f"answers-{key}",
-                        key.upper(),
-                    ),
-                    f"{key.upper()} with the right paragraph and joined; for some parts only EM was published.",
-                )
-                for key in ("em", "f1")
-            },
-        }
-    )
-    report.table(
-        "First encoder against second, on the same questions",
-        DIFFERENCE_COLUMNS,
-        [
-            *_differing(results, "select", "selection"),
-            *_differing(results, "read", "reading"),
-        ],
-    )
+                rows[-1].append(done[part]["figures"]["accuracy"])
+        report.table(caption, f"{columns} | right paragraph" if kind == "pipeline" else columns, rows)
+    short = {part: re.sub(" encoders?$", "", name) for part, name in NAMES.items()}
+    selecting = {part: short[part] for part in ("select-first", "select-second")}
+    answering = {part: short[part] for part in ("read-first", "read-second", "pipeline-first", "pipeline-second")}
+    bars = _compared(results, selecting, "accuracy", "selection", "accuracy")
+    pictures = {"selection": (bars, f"Accuracy of selection. {BAR_NOTE}")}
+    for key in ("em", "f1"):
+        bars = _compared(results, answering, key, f"answers-{key}", key.upper())
+        pictures[f"answers-{key}"] = bars, f"{key.upper()} where it was published. {BAR_NOTE}"
+    report.figures(pictures)
+    rows = [*_differing(results, "select", "selection"), *_differing(results, "read", "reading")]
+    report.table("First encoder against second, on the same questions", DIFFERENCE_COLUMNS, rows)
     report.text(DIFFERENCE_NOTE)
 
 
-DIFFERENCE_COLUMNS = ("figure", "from", "to", "difference", "95 % interval", "p", "examples")
-DIFFERENCE_NOTE = (
-    "The interval is that of a paired bootstrap; p is of a paired approximate randomisation test, two-sided, 10,000 "
-    "draws: how often chance alone makes a difference as large."
-)
-
-
 def _differing(results: Results, title: str, name: str) -> Rows:
-    return [
-        [
-            f"{name}, {_figure(row['figure'])}",
-            row["against"],
-            row["run"],
-            row["difference"],
-            _range(row["low"], row["high"]),
-            row["p"],
-            row["examples"],
-        ]
-        for row in results["comparisons"].get(title, ())
-    ]
+    rows: Rows = []
+    for row in results["comparisons"].get(title, ()):
+        about = [f"{name}, {_figure(row['figure'])}", row["against"], row["run"]]
+        rows.append([*about, row["difference"], _range(row["low"], row["high"]), row["p"], row["examples"]])
+    return rows
 
 
 def _figure(name: str) -> str:
@@ -523,76 +438,33 @@ def _figure(name: str) -> str:
 
 
 def _curves(report: Report, results: Results) -> None:
-    done = results["results"]
     report.heading("Learning curves")
-    rows: Rows = [
-        [
-            "published",
-            f"every {PUBLISHED_CURVE['every']} steps",
-            f"about {PUBLISHED_CURVE['best']}",
-            None,
-            None,
-            PUBLISHED_CURVE["steps"],
-            None,
-            None,
-            "no",
-        ]
-    ]
+    every, best, steps = (PUBLISHED_CURVE[name] for name in ("every", "best", "steps"))
+    rows: Rows = [["published", f"every {every} steps", f"about {best}", None, None, steps, None, None, "no"]]
     for role in ("first", "second"):
-        entry = done[f"read-{role}"]
-        evaluations = entry["evaluations"]
-        best = next(one for one in evaluations if one["step"] == entry["training"]["best_step"])
-        last, every = evaluations[-1], entry["settings"]["eval_every"]
-        rows.append(
-            [
-                results["labels"][role],
-                f"every {every:,} steps" if every else "after each epoch",
-                f"{best['step']:,}",
-                best["em"],
-                best["f1"],
-                f"{last['step']:,}",
-                last["em"],
-                last["f1"],
-                "yes" if best["step"] == last["step"] else "no",
-            ]
-        )
-    report.table(
-        "Reading: the best evaluation and the last",
-        [
-            "encoder",
-            "evaluated",
-            "best step",
-            "EM, best",
-            "F1, best",
-            "last step",
-            "EM, last",
-            "F1, last",
-            "is the best the last?",
-        ],
-        rows,
-    )
+        entry = results["results"][f"read-{role}"]
+        first = next(one for one in entry["evaluations"] if one["step"] == entry["training"]["best_step"])
+        last, each = entry["evaluations"][-1], entry["settings"]["eval_every"]
+        when = f"every {_counted(each, 'step')}" if each else "after each epoch"
+        ours = [[f"{one['step']:,}", one["em"], one["f1"]] for one in (first, last)]
+        rows.append([_who(results, role), when, *ours[0], *ours[1], "yes" if first is last else "no"])
+    columns = "encoder | evaluated | best step | EM, best | F1, best | last step | EM, last | F1, last | best is last?"
+    report.table("Reading: the best evaluation and the last", columns, rows)
     report.text("In the figures a star marks the best evaluation of a run; beside it stand its value and its step.")
-    labels = [results["labels"][role] for role in ("first", "second")]
-    reading = read_curves([Path(results["runs"][f"read-{role}"]) for role in ("first", "second")], titles=labels)
-    selecting = read_curves([Path(results["runs"][f"select-{role}"]) for role in ("first", "second")], titles=labels)
-    captions = {
-        "em": "Reading: EM on the public questions.",
-        "f1": "Reading: F1 on the public questions.",
-        "loss": f"Reading: training loss. {LOSS_CAPTION}",
-        "lr": "Reading: learning rate.",
-    }
-    pictures = {
-        f"reading-{key}": (panel(reading, key, f"reading-{key}", legend=True), caption)
-        for key, caption in captions.items()
-    }
-    pictures["selection-accuracy"] = (
-        panel(selecting, "accuracy", "selection-accuracy", legend=True),
-        "Selection: accuracy on the public questions.",
-    )
-    pictures["selection-loss"] = (
-        panel(selecting, "loss", "selection-loss", legend=True),
-        f"Selection: training loss. {LOSS_CAPTION}",
-    )
+    pictures = {}
+    for task, name, keys in (
+        ("read", "reading", ("em", "f1", "loss", "lr")),
+        ("select", "selection", ("accuracy", "loss")),
+    ):
+        roles = ("first", "second")
+        runs = [Path(results["runs"][f"{task}-{role}"]) for role in roles]
+        curves = read_curves(runs, titles=[_who(results, role) for role in roles])
+        for key in keys:
+            caption = {"loss": f"training loss. {LOSS_CAPTION}", "lr": "learning rate."}.get(
+                key, f"{_figure(key)} on the dev questions."
+            )
+            picture = panel(curves, key, f"{name}-{key}", legend=True)
+            pictures[f"{name}-{key}"] = picture, f"{name.capitalize()}: {caption}"
     report.figures(pictures)
 
 
@@ -602,57 +474,33 @@ def _curves(report: Report, results: Results) -> None:
 def _scratch(report: Report, results: Results) -> None:
     done = results["results"]
     report.heading("Pretrained or from scratch")
-    report.text("The reader of the second encoder's recipe from random weights, as the report prints it:")
+    report.text("The reader of the second encoder from random weights, as the report prints it:")
     published, ours = PUBLISHED["read-scratch"], done["read-scratch"]["figures"]
-    printed = f"{{'count': {ours['count']}, 'em': {ours['em']:.4f}, 'f1': {ours['f1']:.4f}}}"
     theirs = f"{{'count': {published['count']}, 'em': {published['em']}, 'f1': {published['f1']}}}"
+    printed = f"{{'count': {ours['count']}, 'em': {ours['em']:.4f}, 'f1': {ours['f1']:.4f}}}"
     report.code(f"published  {theirs}\nours       {printed}")
     rows: Rows = []
-    for task, part, role in (
-        ("read", "read-second", "second"),
-        ("intent", "intent", "english"),
-        ("slots", "slots", "english"),
-    ):
+    differing: Rows = []
+    left_out = []
+    for task, (part, role, keys) in SCRATCH.items():
         if part not in done:
-            continue
-        for key in {"read": ("em", "f1"), "intent": ("accuracy",), "slots": ("f1", "sentence_accuracy")}[task]:
-            figures, scratch = done[part]["figures"], done[f"{task}-scratch"]["figures"]
-            start = "random weights" if results["scratch"][role] else "pretrained"
-            rows.append(
-                [
-                    f"{task}, {_figure(key)}",
-                    f"{results['labels'][role]} ({start})",
-                    figures[key],
-                    _interval(figures, key),
-                    scratch[key],
-                    _interval(scratch, key),
-                ]
-            )
-    report.table(
-        "The encoder and random weights",
-        [
-            "figure",
-            "encoder",
-            "with it",
-            "95 % interval",
-            "from scratch",
-            "95 % interval",
-        ],
-        rows,
-    )
-    rows, left_out = [], []
-    for task, role in (("read", "second"), ("intent", "english"), ("slots", "english")):
-        if f"{task}, from scratch" in results["comparisons"]:
-            rows += _differing(results, f"{task}, from scratch", task)
-        elif task in results["missing"]:
             left_out.append(f"{task}: {ABSENT[task]}")
-        else:
+            continue
+        start = "random weights" if results["scratch"][role] else "pretrained"
+        for key in keys:
+            found = [done[name]["figures"] for name in (part, f"{task}-scratch")]
+            values = [value for figures in found for value in (figures[key], _interval(figures, key))]
+            rows.append([f"{task}, {_figure(key)}", _who(results, role), start, *values])
+        differing += _differing(results, f"{task}, from scratch", task)
+        if results["scratch"][role]:
             left_out.append(
                 f"{task}: pretrained is not compared with scratch, because the encoder itself "
                 f"({results['labels'][role]}) starts from random weights."
             )
-    if rows:
-        report.table("Pretrained against scratch, on the same examples", DIFFERENCE_COLUMNS, rows)
+    columns = "figure | encoder | it starts from | with it | 95 % interval | from scratch | 95 % interval"
+    report.table("With the encoder and from scratch", columns, rows)
+    if differing:
+        report.table("From pretrained to scratch, on the same examples", DIFFERENCE_COLUMNS, differing)
         report.text(DIFFERENCE_NOTE)
     if left_out:
         report.items(left_out)
@@ -667,75 +515,46 @@ def _intent(report: Report, results: Results) -> None:
     if entry is None:
         report.text(ABSENT["intent"])
         return
-    seen = min(entry["settings"]["eval_train"], entry["train_count"])
-    if seen:
+    if seen := min(entry["settings"]["eval_train"], entry["train_count"]):
         report.text(f"Train accuracy is that of the first {seen:,} of {entry['train_count']:,} training utterances.")
     ours = {round(evaluation["epoch"], 2): evaluation for evaluation in entry["evaluations"]}
     theirs = dict(enumerate(zip(*PUBLISHED_INTENT.values(), strict=True), 1))
     rows: Rows = []
     for epoch in sorted({*ours, *theirs}):
-        found, published = ours.get(epoch, {}), theirs.get(int(epoch)) if epoch == int(epoch) else None
-        dev, train, loss = published or (None, None, None)
+        found = ours.get(epoch, {})
+        dev, train, loss = theirs.get(epoch, (None, None, None))  # 2.0 finds 2
         step = f"{found['step']:,}" if found else None
-        rows.append(
-            [
-                f"{epoch:g}",
-                step,
-                _share(found.get("accuracy")),
-                dev,
-                _share(found.get("train_accuracy")),
-                train,
-                found.get("loss"),
-                loss,
-            ]
-        )
+        accuracies = [_percent(found.get("accuracy")), dev, _percent(found.get("train_accuracy")), train]
+        rows.append([f"{epoch:g}", step, *accuracies, found.get("loss"), loss])
     report.table(
-        "Accuracy in %, and loss, after each evaluation of ours and each epoch of the report",
-        [
-            "epoch",
-            "our step",
-            "dev accuracy, ours",
-            "published",
-            "train accuracy, ours",
-            "published",
-            "dev loss, ours",
-            "published",
-        ],
+        "Accuracy in % and loss: each evaluation of ours, each epoch of the report",
+        "epoch | step | dev accuracy, ours | published | train accuracy, ours | published | dev loss, ours | published",
         rows,
     )
     figures = entry["figures"]
     report.text(
-        f"Ours at the best step, {entry['training']['best_step']:,}: dev accuracy {figures['accuracy']:.4f} (95 % "
-        f"interval {_interval(figures, 'accuracy')}) on {figures['count']:,} utterances. Of the RNN baselines the "
-        f"report says: {PUBLISHED_BASELINES}."
+        f"Ours at the best step, {entry['training']['best_step']:,}: dev accuracy {_percent(figures['accuracy'])} % "
+        f"(95 % interval {_percent(figures['accuracy_low'])} to {_percent(figures['accuracy_high'])} %) on "
+        f"{figures['count']:,} utterances. The report's RNN baselines are {PUBLISHED_BASELINES}."
     )
-    lines: dict[str, dict[str, tuple[Sequence[float], Sequence[float]]]] = {"accuracy": {}, "loss": {}}
-    for name, key in (("dev accuracy", "accuracy"), ("train accuracy", "train_accuracy"), ("dev loss", "loss")):
-        scale = 100 if "accuracy" in name else 1
-        side = name.partition(" ")[0]
-        group = lines["accuracy" if scale == 100 else "loss"]
+    groups: dict[str, dict[str, tuple[Sequence[float], Sequence[float]]]] = {"accuracy": {}, "loss": {}}
+    for name, key, scale in (
+        ("dev accuracy", "accuracy", 100),
+        ("train accuracy", "train_accuracy", 100),
+        ("dev loss", "loss", 1),
+    ):
+        side, kind = name.split()
         points = [(epoch, scale * found[key]) for epoch, found in ours.items() if key in found]
-        group[f"{side}, ours"] = [x for x, _ in points], [y for _, y in points]
-        group[f"{side}, published"] = list(theirs), [float(value) for value in PUBLISHED_INTENT[name]]
-    report.figures(
-        {
-            f"intent-{key}": (
-                line_figure(
-                    group,
-                    name=f"intent-{key}",
-                    description=f"Intent, {key} by epoch: {_ends(group)}.",
-                    title="accuracy in %" if key == "accuracy" else "dev loss",
-                    x="epoch",
-                ),
-                f"Intent: {key} by epoch, ours and published.",
-            )
-            for key, group in lines.items()
-        }
-    )
-
-
-def _ends(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> str:
-    return "; ".join(f"{name} {ys[-1]:.4g} at epoch {xs[-1]:g}" for name, (xs, ys) in lines.items() if len(xs))
+        groups[kind][f"{side}, ours"] = [x for x, _ in points], [y for _, y in points]
+        groups[kind][f"{side}, published"] = list(theirs), [float(value) for value in PUBLISHED_INTENT[name]]
+    pictures = {}
+    for kind, lines in groups.items():
+        title = "accuracy in %" if kind == "accuracy" else "dev loss"
+        said = "; ".join(f"{name} {ys[-1]:.4g} at {xs[-1]:g}" for name, (xs, ys) in lines.items() if len(xs))
+        description = f"Intent, {title} by epoch, at last: {said}."
+        picture = line_figure(lines, name=f"intent-{kind}", description=description, title=title, x="epoch")
+        pictures[f"intent-{kind}"] = picture, f"Intent: {title} by epoch, ours and published."
+    report.figures(pictures)
 
 
 def _slots(report: Report, results: Results) -> None:
@@ -748,69 +567,39 @@ def _slots(report: Report, results: Results) -> None:
     report.text(
         "Two ways to count. First pieces, the sounder one: each word counts once, by the tag of its first piece. All "
         "pieces, as the report counts: a word's tag stands once for each of its pieces, so that a long word counts "
-        "several times; compare this one with the published figures."
+        "several times; compare this one with the published figures. The loss is the mean over utterances of first "
+        "pieces' loss. Strict: only a B- tag begins a slot."
     )
     rows: Rows = [
-        [_figure(key), published[key], figures.get(key), _interval(figures, key), figures.get(f"{key}_all_pieces")]
+        [_figure(key), published[key], figures.get(f"{key}_all_pieces"), figures[key], _interval(figures, key)]
         for key in ("token_accuracy", "precision", "recall", "f1")
     ]
-    rows.append(["loss", published["loss"], figures.get("loss"), None, None])
+    rows.append(["loss", published["loss"], None, figures.get("loss"), None])
     rows += [
-        [name, None, figures.get(key), _interval(figures, key), None]
-        for name, key in (
-            ("strict precision", "precision_strict"),
-            ("strict recall", "recall_strict"),
-            ("strict F1", "f1_strict"),
-            ("sentence accuracy", "sentence_accuracy"),
-        )
+        [f"strict {_figure(key)}", None, None, figures[f"{key}_strict"], None] for key in ("precision", "recall", "f1")
     ]
-    report.table(
-        f"Slots of {figures['count']:,} utterances",
-        [
-            "figure",
-            "published",
-            "ours, first pieces",
-            "95 % interval",
-            "ours, all pieces",
-        ],
-        rows,
+    rows.append(
+        ["sentence accuracy", None, None, figures["sentence_accuracy"], _interval(figures, "sentence_accuracy")]
     )
-    report.text("Strict: only a B- tag begins a slot. The loss is the mean over utterances, of first pieces.")
+    columns = "figure | published | ours, all pieces | ours, first pieces | 95 % interval"
+    report.table(f"Slots of {figures['count']:,} utterances", columns, rows)
 
 
 # Speed and calibration
 
 
 def _speed(report: Report, results: Results) -> None:
-    done = results["results"]
     report.heading("Speed and memory of evaluation")
     published = PUBLISHED["slots"]
     rows: Rows = [["slots, published", "GPU", None, published["seconds"], published["per_second"], None]]
-    for part, entry in done.items():
+    for part, entry in results["results"].items():
         if "evaluation" in entry:
             found = entry["evaluation"]
-            rows.append(
-                [
-                    NAMES[part],
-                    found["device"],
-                    f"{entry['dev_count']:,}",
-                    f"{found['seconds']:,.2f}",
-                    f"{found['per_second']:,.1f}",
-                    f"{found['peak_bytes'] / 2**20:,.0f}",
-                ]
-            )
-    report.table(
-        "The best checkpoint on the dev examples",
-        [
-            "part",
-            "device",
-            "examples",
-            "seconds",
-            "examples a second",
-            "peak MiB",
-        ],
-        rows,
-    )
+            speed = [f"{found['seconds']:,.2f}", f"{found['per_second']:,.1f}"]
+            memory = f"{found['peak_bytes'] / 2**20:,.0f}"
+            rows.append([NAMES[part], found["device"], f"{entry['dev_count']:,}", *speed, memory])
+    columns = "part | device | examples | seconds | examples a second | peak MiB"
+    report.table("The best checkpoint on the dev examples", columns, rows)
     report.text(
         "Peak memory is on a CPU that of the whole process, libraries, data and what earlier parts left included; on "
         "a GPU what torch had allocated there."
@@ -820,53 +609,26 @@ def _speed(report: Report, results: Results) -> None:
 def _calibration(report: Report, results: Results) -> None:
     report.heading("Calibration")
     report.text(
-        "Each run's temperature is fitted on its dev examples. ECE, the expected calibration error, is after it "
-        "measured on halves that the temperature was not fitted on. The threshold is the confidence below which it is "
-        "better to abstain if so much risk is accepted; coverage is the share that is as sure. The first way of "
-        "reading is left out: it has no n-best list whose probabilities could be calibrated."
+        "Each run's temperature is fitted on its dev examples. ECE is the expected calibration error; after the "
+        "temperature it is measured on each half of the examples with the temperature of the other. The threshold is "
+        "the confidence below which it is better to abstain where so much risk is accepted, none if nothing keeps the "
+        "risk; coverage is the share that is as sure. The first way of reading is left out: it has no n-best list "
+        "whose probabilities could be calibrated."
     )
-    done = {
-        part: entry for part, entry in results["results"].items() if "calibration" in entry and part != "read-first-way"
-    }
     rows: Rows = []
-    for part, entry in done.items():
-        record = entry["calibration"]
-        rows.append(
-            [
-                NAMES[part],
-                record["temperature"],
-                record["ece_before"],
-                record["ece"],
-                f"{record['risk']:g}",
-                record["threshold"],
-                record["coverage"],
-                f"{record['count']:,} {record['unit']}s",
-            ]
-        )
-    report.table(
-        "Temperature and threshold",
-        [
-            "part",
-            "temperature",
-            "ECE before",
-            "ECE after",
-            "accepted risk",
-            "threshold",
-            "coverage",
-            "fitted on",
-        ],
-        rows,
-    )
-    report.figures(
-        {
-            f"calibration-{part}": (
-                calibration_figure(entry["calibration"], name=f"calibration-{part}", title=NAMES[part]),
-                f"Calibration of {NAMES[part]}: how often it is right when it is so sure, and how often it is wrong "
-                "when it answers so many.",
-            )
-            for part, entry in done.items()
-        }
-    )
+    pictures = {}
+    for part, entry in results["results"].items():
+        if "calibration" not in entry or part == "read-first-way":
+            continue
+        record, name = entry["calibration"], f"calibration-{part}"
+        errors = [record["temperature"], record["ece_before"], record["ece"]]
+        chosen = [f"{record['risk']:g}", record["threshold"], record["coverage"]]
+        rows.append([NAMES[part], *errors, *chosen, f"{record['count']:,} {record['unit']}s"])
+        picture = calibration_figure(record, name=name, title=NAMES[part])
+        pictures[name] = picture, f"{NAMES[part].capitalize()}: right answers by confidence, wrong ones by coverage."
+    columns = "part | temperature | ECE before | ECE after | accepted risk | threshold | coverage | fitted on"
+    report.table("Temperature and threshold", columns, rows)
+    report.figures(pictures)
 
 
 SECTIONS: tuple[Callable[[Report, Results], None], ...] = (

@@ -193,7 +193,7 @@ def reproduce(
             files.write_json(kept, _pipeline(output / "runs", encoder, data))
         done[f"pipeline-{encoder}"] = json.loads(kept.read_text("utf-8"))
     return {
-        "recipe": {"name": recipe.name, "about": recipe.about},
+        "recipe": {"name": recipe.name, "about": recipe.about, "limits": dict(recipe.limits)},
         "labels": {name: recipe.label(name) for name in recipe.encoders},
         "scratch": {name: recipe.from_scratch(name) for name in recipe.encoders},
         "environment": environment(),

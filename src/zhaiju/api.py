@@ -142,6 +142,7 @@ class Model:
         """
         self._part("intent")
         texts, many = _list(text)
+        _check_texts(texts, "text")
         examples = [IntentExample(str(index), one, None) for index, one in enumerate(texts)]
         return _one(self._predict("intent", examples), many)
 
@@ -167,7 +168,13 @@ class Model:
         self._part("slots")
         if isinstance(text, str):
             return _one(self._predict("slots", [sentence_example("0", text)]), False)
+        if not isinstance(text, Sequence):
+            raise DataError("wrong type", field="text", found=text, expected="a sentence, words, or a list of either")
         entries = list(text)
+        if entries and not any(isinstance(entry, str) for entry in entries):
+            for entry in entries:
+                if not isinstance(entry, Sequence):
+                    raise DataError("wrong type", field="text", found=entry, expected="a sentence or a list of words")
         if not all(isinstance(entry, str) for entry in entries):  # lists of words, perhaps sentences among them
             examples = [
                 sentence_example(str(index), entry)
@@ -187,6 +194,12 @@ class Model:
 
 def _list(value: str | Sequence[str]) -> tuple[list[str], bool]:
     return ([value], False) if isinstance(value, str) else (list(value), True)
+
+
+def _check_texts(texts: Sequence[Any], name: str) -> None:
+    for text in texts:
+        if not isinstance(text, str):
+            raise DataError("wrong type", field=name, found=text, expected="a text")
 
 
 def _pairs(questions: Sequence[str], contexts: Sequence[Any]) -> list[tuple[int, str, Any]]:

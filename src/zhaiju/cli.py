@@ -19,7 +19,7 @@ import typer
 
 from zhaiju import files, ui
 from zhaiju.config import TrainSettings, _types, load_settings, plain_type
-from zhaiju.errors import ConfigError, DataError, OutputError, ZhaijuError
+from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError, ZhaijuError
 
 if TYPE_CHECKING:
     from zhaiju.data.examples import QAExample, ReadPrediction
@@ -504,7 +504,8 @@ def answer(
 def score(
     gold: Annotated[Path, typer.Argument(help="Labelled data.")],
     predictions: Annotated[
-        Path, typer.Argument(help="{id: prediction} as JSON, or CSV with the columns id and answer, intent or tags.")
+        Path,
+        typer.Argument(help="What predict or answer wrote: JSON, JSONL, or CSV with id and answer, intent or tags."),
     ],
     task: Annotated[
         str | None, typer.Option(help="select, read, intent or slots. Default: what the files look like.")
@@ -759,10 +760,12 @@ def _known_task(task: str) -> None:
 def _task_name(what: str, task: str | None) -> str:
     if task is not None:
         _known_task(task)
-        return task
     from zhaiju.modeling.checkpoint import read_meta, resolve
 
-    return read_meta(resolve(what)).task or "read"
+    own = read_meta(resolve(what)).task
+    if None not in (task, own) and task != own:  # said here, before the data is read as the wrong kind
+        raise CheckpointError(f"{what} is a checkpoint for {own}, expected one for {task}")
+    return task or own or "read"
 
 
 def _load(
@@ -805,7 +808,10 @@ def _answer_value(prediction: Any) -> str | int:
         return " ".join(prediction.tags)
     if hasattr(prediction, "label"):
         return str(prediction.label)
-    source = str(prediction.source)
+    return _paragraph(str(prediction.source))
+
+
+def _paragraph(source: str) -> str | int:
     return int(source) if re.fullmatch("0|[1-9][0-9]{0,17}", source) else source  # "007" and "²" are names
 
 
@@ -839,11 +845,14 @@ def _write_details(path: Path, predictions: Sequence[Any], kinds: Sequence[str |
 
 
 def _read_predictions(path: Path) -> dict[str, str | int]:
-    if path.suffix.lower() == ".csv":
-        return dict(_csv_predictions(path))
     from zhaiju.data.examples import check_text
+    from zhaiju.data.formats import JSONL_SUFFIXES
     from zhaiju.data.jsonstream import JSONStream, open_text
 
+    if path.suffix.lower() == ".csv":
+        return dict(_csv_predictions(path))
+    if path.suffix.lower() in JSONL_SUFFIXES:
+        return dict(_jsonl_predictions(path))
     with open_text(path) as stream:
         cursor = JSONStream(stream, path)
         if cursor.peek() != "{":
@@ -861,6 +870,29 @@ def _read_predictions(path: Path) -> dict[str, str | int]:
             except DataError as error:
                 raise error.located(file=path, row=row) from None
     return dict(values)
+
+
+def _jsonl_predictions(path: Path) -> Iterable[tuple[str, str | int]]:
+    """What `predict` wrote with all details: of each row the answer, the tags, the class or the chosen paragraph."""
+    from zhaiju.data.jsonstream import open_text, parse_json_line
+
+    with open_text(path) as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            row = parse_json_line(line, path, number)
+            where = f"line {number}"
+            if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+                raise DataError("no prediction", file=path, row=where, field="id", expected="an object with a text id")
+            name = next((name for name in ("answer", "tags", "label", "source") if name in row), None)
+            value = row.get(name) if name else None
+            if isinstance(value, list) and all(isinstance(tag, str) for tag in value):
+                value = " ".join(value)
+            if not isinstance(value, str):
+                raise DataError(
+                    "no prediction", file=path, row=where, field=name, expected="answer, tags, label or source"
+                )
+            yield row["id"], _paragraph(value) if name == "source" else value
 
 
 def _csv_predictions(path: Path) -> Iterable[tuple[str, str]]:
@@ -917,6 +949,8 @@ def _print_json(value: Any) -> None:
 def main() -> None:
     """Run the command line; every foreseen error is one line on stderr and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads that wait by spinning are many times slower as soon as another program wants a core too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")

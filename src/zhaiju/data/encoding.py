@@ -220,8 +220,15 @@ class Encoding:
             _codes(text) if self.match_types else None,
         )
 
+    @cached_property
+    def _before_words(self) -> str:
+        """A space where the tokenizer has other tokens for words after one (byte-level ones do), else nothing."""
+        backend = self._backend
+        alone, after, joined = (backend.encode(text, add_special_tokens=False).ids[-1:] for text in ("b", " b", "a b"))
+        return " " if alone != after and after == joined else ""
+
     def _tokenise_words(self, words: Sequence[str]) -> Tokens:
-        converted = [convert(word, self.script) for word in words]
+        converted = [self._before_words * bool(word.strip()) + convert(word, self.script) for word in words]
         encoded = self._backend.encode(converted, is_pretokenized=True, add_special_tokens=False)
         places = np.asarray(encoded.word_ids, dtype=np.int32).reshape(-1)
         return Tokens(np.asarray(encoded.ids, dtype=np.int32), places, places + 1)

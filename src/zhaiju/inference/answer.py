@@ -20,6 +20,7 @@ from zhaiju import files
 from zhaiju.data.examples import QAExample, ReadPrediction, SelectPrediction
 from zhaiju.errors import ConfigError
 from zhaiju.inference.engine import POOL_EXAMPLES, Engine, Progress
+from zhaiju.modeling.checkpoint import read_meta
 from zhaiju.tasks import ReadTask, SelectTask
 from zhaiju.tasks.base import Task
 from zhaiju.tasks.metrics import course
@@ -196,13 +197,18 @@ def join(
     )
 
 
-def _weights_fingerprint(checkpoint: str) -> str:
-    path = Path(checkpoint) / "model.safetensors"
-    return files.fingerprint(path) if path.is_file() else checkpoint
+def _pair(reader: str, selector: str) -> str:
+    """A name for the selector's weights, and for both temperatures, which what was fitted depends on too."""
+    path = Path(selector) / "model.safetensors"
+    name = files.fingerprint(path) if path.is_file() else selector
+    temperatures = [read_meta(where).temperature for where in (reader, selector)]
+    return name if temperatures == [1.0, 1.0] else f"{name} at {temperatures[0]:g} and {temperatures[1]:g}"
 
 
 def save_joint(reader: str, selector: str, joint: Joint, about: dict[str, Any]) -> Path:
     """Keep a pair's `k` and λ in the reader's checkpoint, under the fingerprint of the selector's weights.
+
+    Both temperatures are part of it: calibrated anew, the pair is to be fitted anew.
 
     Args:
         reader: The reader's checkpoint directory.
@@ -217,7 +223,7 @@ def save_joint(reader: str, selector: str, joint: Joint, about: dict[str, Any]) 
         raise ConfigError(f"{reader} is not a directory, so k and λ cannot be kept with it; download it to one")
     path = Path(reader) / JOINT_FILE
     pairs = _pairs(path)
-    pairs[_weights_fingerprint(selector)] = asdict(joint) | about
+    pairs[_pair(reader, selector)] = asdict(joint) | about
     files.write_json(path, pairs)
     return path
 
@@ -225,7 +231,7 @@ def save_joint(reader: str, selector: str, joint: Joint, about: dict[str, Any]) 
 def load_joint(reader: str, selector: str) -> Joint | None:
     """The `k` and λ that were fitted for this very pair, or None."""
     path = Path(reader) / JOINT_FILE
-    entry = _pairs(path).get(_weights_fingerprint(selector))
+    entry = _pairs(path).get(_pair(reader, selector))
     if entry is None:
         return None
     try:

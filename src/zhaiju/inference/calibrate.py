@@ -18,7 +18,7 @@ from zhaiju.tasks.calibration import (
     choose_threshold,
     expected_calibration_error,
     fit_temperature,
-    log_loss,
+    platt_loss,
     reliability_table,
     risk_coverage,
 )
@@ -112,7 +112,7 @@ def calibrate(
     def fit(part: Sequence[_Kept]) -> float:
         def loss(temperature: float) -> float:
             judgement = judge(temperature, part)
-            return log_loss(judgement.confidence, judgement.correct)
+            return platt_loss(judgement.confidence, judgement.correct)
 
         return fit_temperature(loss)
 

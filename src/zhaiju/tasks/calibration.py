@@ -60,6 +60,16 @@ def log_loss(confidence: Scores, correct: Flags) -> float:
     return float(-np.log(np.where(correct, clipped, 1 - clipped)).mean())
 
 
+def platt_loss(confidence: Scores, correct: Flags) -> float:
+    """Log loss with Platt's (1999) targets, a little short of 0 and 1: what is always right is not made certain."""
+    if not len(confidence):
+        return 0.0
+    clipped = np.clip(confidence, 1e-7, 1 - 1e-7)
+    right = int(correct.sum())
+    target = np.where(correct, (right + 1) / (right + 2), 1 / (len(correct) - right + 2))
+    return float(-(target * np.log(clipped) + (1 - target) * np.log(1 - clipped)).mean())
+
+
 def risk_coverage(confidence: Scores, correct: Flags) -> tuple[Scores, Scores, Scores]:
     """Risk against coverage when only what is at least as sure as a threshold is answered.
 

@@ -24,6 +24,7 @@ class Outcomes:
         name: What it is called in tables.
         task: Its task.
         ids: Ids of the examples.
+        dev: Fingerprints of the files that they are from.
         ratios: For each figure float64 [examples, 2] (see `Judgement`).
     """
 
@@ -31,6 +32,7 @@ class Outcomes:
     task: str
     ids: tuple[str, ...]
     ratios: Mapping[str, npt.NDArray[np.float64]]
+    dev: tuple[str, ...] = ()
 
 
 def load_outcomes(run: Path, name: str | None = None) -> Outcomes:
@@ -47,7 +49,7 @@ def load_outcomes(run: Path, name: str | None = None) -> Outcomes:
         values = json.loads(path.read_text("utf-8"))
         task = json.loads((run / "environment.json").read_text("utf-8"))["task"]
         ratios = {key: np.asarray(table, np.float64).reshape(-1, 2) for key, table in values["ratios"].items()}
-        return Outcomes(name or run.name, task, tuple(values["ids"]), ratios)
+        return Outcomes(name or run.name, task, tuple(values["ids"]), ratios, tuple(values.get("dev", ())))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
 
@@ -71,7 +73,7 @@ def compare(runs: Sequence[Outcomes], *, seed: int = 0) -> dict[str, list[dict[s
     for other in runs[1:]:
         if other.task != first.task:
             raise ConfigError(f"{other.name} is for {other.task} and {first.name} for {first.task}")
-        if other.ids != first.ids:
+        if other.ids != first.ids or other.dev != first.dev:
             raise ConfigError(
                 f"{other.name} and {first.name} were judged on different examples ({len(other.ids)} and "
                 f"{len(first.ids)}); name data to compare on with --data"

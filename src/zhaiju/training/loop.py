@@ -159,7 +159,7 @@ class Loop:
         """Go on from where `state_dict` was taken; weights that are not averaged are loaded elsewhere."""
         with torch.no_grad():
             for name, ours in (("weights", self.trained), ("average", self.average)):
-                for value, kept in zip(ours, state[name], strict=False):
+                for value, kept in zip(ours, state.get(name, ()), strict=False):
                     value.copy_(kept)
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["torch_rng"])

@@ -30,7 +30,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,8 @@ def load_train_data(
         for path in paths:
             before = len(examples)
             for example in read_examples(task, path, contexts=contexts, split=split, bio=bio, log=log):
+                if len(paths) > 1 and example.id.startswith("#"):  # a row's number, for want of an id
+                    example = replace(example, id=f"{path.name}{example.id}")
                 if example.id in examples:
                     raise DataError("id stands in another file already", file=path, row=example.id, field="id")
                 examples[example.id] = example
@@ -160,11 +162,12 @@ def hold_out(examples: Sequence[Any], seed: int) -> tuple[list[Any], list[Any]]:
         DataError: there is nothing to split.
     """
     if not isinstance(examples[0], QAExample):
-        held = {place for place, example in enumerate(examples) if _share(seed, example.id) < HELD_OUT_SHARE}
-        if not 0 < len(held) < len(examples):
-            raise DataError(
-                f"{len(examples)} examples cannot be split into training and dev data; name dev data with --dev"
-            )
+        if len(examples) < 2:
+            raise DataError("one example cannot be split into training and dev data; name dev data with --dev")
+        shares = [_share(seed, example.id) for example in examples]
+        held = {place for place, share in enumerate(shares) if share < HELD_OUT_SHARE}
+        if not 0 < len(held) < len(examples):  # of a handful, the one that comes nearest
+            held = {int(np.argmin(shares))}
     else:
         held = _held_paragraphs(examples, seed)
     return (
@@ -342,7 +345,15 @@ def _conclude(
         judgement = task.judge(data.dev, list(engine.predict(task, data.dev, progress=on_progress)))
     files.write_json(run / CALIBRATION_FILE, calibration_record(calibration, before, after))
     ratios = {name: table.tolist() for name, table in judgement.ratios.items()}
-    files.write_json(run / OUTCOMES_FILE, {"ids": [example.id for example in data.dev], "ratios": ratios})
+    ids = [example.id for example in data.dev]
+    files.write_json(run / OUTCOMES_FILE, {"ids": ids, "dev": _dev_identity(settings, data), "ratios": ratios})
+
+
+def _dev_identity(settings: TrainSettings, data: TrainData) -> list[str]:
+    """What the dev set is: its files, or the files that a tenth was held out of and the seed of that."""
+    dev = [entry["sha256"] for entry in data.fingerprints if entry["role"] == "dev"]
+    train = [entry["sha256"] for entry in data.fingerprints if entry["role"] == "train"]
+    return dev or [*train, f"split_seed {settings.split_seed}"]
 
 
 def _check_dev(task: str, data: TrainData) -> None:

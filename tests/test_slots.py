@@ -312,9 +312,9 @@ def test_figures_of_a_hand_worked_case():
     assert (report["count"], report["f1"], report["f1_strict"]) == (2, 0.5, 0.5)
     assert (report["token_accuracy"], report["sentence_accuracy"]) == (5 / 6, 0.5)
     judgement = TASK.judge(gold, found)
-    assert judgement.correct.tolist() == [True, False, True, True, True, True]
+    assert judgement.correct.tolist() == [True, False, True, True, True]  # the blank word is no guess
     share = np.exp(5) / (np.exp(5) + 4)
-    assert judgement.confidence.tolist() == pytest.approx([share] * 4 + [1.0, share])
+    assert judgement.confidence.tolist() == pytest.approx([share] * 5)
     assert judgement.ratios["f1"].tolist() == [[0, 2], [2, 2]]
     assert judgement.ratios["token_accuracy"].tolist() == [[2, 3], [3, 3]]
     assert judgement.ratios["sentence_accuracy"].tolist() == [[0, 1], [1, 1]]

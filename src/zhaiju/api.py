@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, TypeVar, overload
 
 from zhaiju.data.examples import (
@@ -14,6 +14,7 @@ from zhaiju.data.examples import (
     SelectPrediction,
     SlotExample,
     SlotPrediction,
+    wrong_type,
 )
 from zhaiju.data.labelled import sentence_example
 from zhaiju.errors import ConfigError, DataError
@@ -86,8 +87,8 @@ class Model:
             ConfigError: this is no reader.
         """
         self._part("read")
-        asked, many = _list(question)
-        told, _ = _list(context)
+        asked, many = _list(question, "question")
+        told, _ = _list(context, "context")
         examples = [_example(index, text, [paragraph]) for index, text, paragraph in _pairs(asked, told)]
         return _one(self._predict("read", examples), many)
 
@@ -141,7 +142,7 @@ class Model:
             ConfigError: this is no intent classifier.
         """
         self._part("intent")
-        texts, many = _list(text)
+        texts, many = _list(text, "text")
         _check_texts(texts, "text")
         examples = [IntentExample(str(index), one, None) for index, one in enumerate(texts)]
         return _one(self._predict("intent", examples), many)
@@ -171,10 +172,9 @@ class Model:
         if not isinstance(text, Sequence):
             raise DataError("wrong type", field="text", found=text, expected="a sentence, words, or a list of either")
         entries = list(text)
-        if entries and not any(isinstance(entry, str) for entry in entries):
-            for entry in entries:
-                if not isinstance(entry, Sequence):
-                    raise DataError("wrong type", field="text", found=entry, expected="a sentence or a list of words")
+        for entry in entries:
+            if not isinstance(entry, Sequence):
+                raise DataError("wrong type", field="text", found=entry, expected="a sentence or a list of words")
         if not all(isinstance(entry, str) for entry in entries):  # lists of words, perhaps sentences among them
             examples = [
                 sentence_example(str(index), entry)
@@ -192,8 +192,17 @@ class Model:
         )
 
 
-def _list(value: str | Sequence[str]) -> tuple[list[str], bool]:
-    return ([value], False) if isinstance(value, str) else (list(value), True)
+def _list(value: Any, name: str) -> tuple[list[Any], bool]:
+    """(The values, whether there may be several): one text is itself, anything else that has an order a list."""
+    if isinstance(value, str):
+        return [value], False
+    return _several(value, name, "a text or a list of texts"), True
+
+
+def _several(value: Any, name: str, expected: str) -> list[Any]:
+    if isinstance(value, str | bytes | Mapping | Set) or not isinstance(value, Iterable):
+        raise wrong_type(value, name, expected)
+    return list(value)
 
 
 def _check_texts(texts: Sequence[Any], name: str) -> None:
@@ -209,13 +218,9 @@ def _pairs(questions: Sequence[str], contexts: Sequence[Any]) -> list[tuple[int,
 
 
 def _examples(question: Any, contexts: Any) -> tuple[list[QAExample], bool]:
-    if isinstance(contexts, str):
-        raise DataError("wrong type", field="contexts", found=contexts, expected="a list of paragraphs")
-    asked, many = _list(question)
-    groups = list(contexts) if many else [contexts]
-    for paragraphs in groups:
-        if isinstance(paragraphs, str):
-            raise DataError("wrong type", field="contexts", found=paragraphs, expected="a list of paragraphs for each")
+    asked, many = _list(question, "question")
+    told = _several(contexts, "contexts", "a list of paragraphs")
+    groups = [_several(one, "contexts", "a list of paragraphs for each") for one in told] if many else [told]
     return [_example(index, text, paragraphs) for index, text, paragraphs in _pairs(asked, groups)], many
 
 

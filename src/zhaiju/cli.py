@@ -91,17 +91,17 @@ def check(
         tokenizer = named or build_tokenizer(texts, kind="characters", size=1 << 21)
         return Encoding(tokenizer, window=window, overlap=overlap)
 
-    utterances = [path for path in data if kind_of(path) is not None]
-    questions = [path for path in data if path not in utterances]
-    reports: list[Any] = [check_labelled(path) for path in utterances]
+    utterances = {place: check_labelled(path) for place, path in enumerate(data) if kind_of(path) is not None}
     with ui.progress("checking", None) as advance:
-        reports += check_files(
-            questions,
+        questions = check_files(
+            [path for place, path in enumerate(data) if place not in utterances],
             context=context,
             make_encoding=make_encoding,
             count_unknown=named is not None,
             progress=advance,
         )
+    rest = iter(questions)
+    reports: list[Any] = [utterances.get(place) or next(rest) for place in range(len(data))]  # as they were given
     if as_json:
         values = [report.to_json() for report in reports]
         _print_json(values[0] if len(values) == 1 else {"files": values})
@@ -538,8 +538,7 @@ def score(
         tags = known = gold_tags(gold, _bio(bio))
         predicted = [_tags(row, values.get(row), len(own), predictions) for row, own in tags.items()]
         report = tagging.slot_report(list(tags.values()), predicted, [[1] * len(own) for own in tags.values()])
-        for name in ("f1_all_pieces", "token_accuracy_all_pieces"):  # nor do they know of pieces
-            report.pop(name)
+        report = {name: value for name, value in report.items() if not name.endswith("_all_pieces")}  # nor pieces
         primary = ["count", "f1", "token_accuracy", "sentence_accuracy"]
     elif task == "select" or (task is None and values and all(isinstance(value, int) for value in values.values())):
         choices = known = gold_choices(gold)
@@ -600,7 +599,9 @@ def calibrate(
     ] = None,
     precision: PrecisionOption = "fp32",
     batch_tokens: BatchTokens = 8192,
-    split: Split = None,
+    split: Annotated[
+        str | None, typer.Option(help="intent: which part of a CLINC150 file: train, val or test. Default: val.")
+    ] = None,
     bio: Bio = "repair",
     skip_faulty: SkipFaulty = False,
     as_json: AsJson = False,
@@ -608,9 +609,12 @@ def calibrate(
     """Make confidences mean what they say: fit a temperature, and the threshold of abstention."""
     from zhaiju.inference.calibrate import calibrate as fit
     from zhaiju.inference.calibrate import calibration_record
-    from zhaiju.modeling.checkpoint import save_calibration
+    from zhaiju.modeling.checkpoint import resolve, save_calibration
 
     name = _task_name(what, task)
+    if not Path(resolve(what)).is_dir():
+        raise ConfigError(f"{what} is not a directory, so nothing can be kept with it; download it to one")
+    _check_output(*([output.with_name(output.name + suffix) for suffix in (".png", ".svg")] if output else []))
     examples = _read_examples(name, data, context, skip_faulty, split=split or "val", bio=bio)
     engine, checkpoint = _load(what, name, None, None, precision, batch_tokens)
     with _reading(data), ui.progress("calibrating", len(examples)) as advance:
@@ -874,25 +878,29 @@ def _read_predictions(path: Path) -> dict[str, str | int]:
 
 def _jsonl_predictions(path: Path) -> Iterable[tuple[str, str | int]]:
     """What `predict` wrote with all details: of each row the answer, the tags, the class or the chosen paragraph."""
-    from zhaiju.data.jsonstream import open_text, parse_json_line
+    from zhaiju.data.examples import check_text
+    from zhaiju.data.jsonstream import parse_json_line
+    from zhaiju.data.labelled import read_lines
 
-    with open_text(path) as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            row = parse_json_line(line, path, number)
-            where = f"line {number}"
-            if not isinstance(row, dict) or not isinstance(row.get("id"), str):
-                raise DataError("no prediction", file=path, row=where, field="id", expected="an object with a text id")
-            name = next((name for name in ("answer", "tags", "label", "source") if name in row), None)
-            value = row.get(name) if name else None
-            if isinstance(value, list) and all(isinstance(tag, str) for tag in value):
-                value = " ".join(value)
-            if not isinstance(value, str):
-                raise DataError(
-                    "no prediction", file=path, row=where, field=name, expected="answer, tags, label or source"
-                )
-            yield row["id"], _paragraph(value) if name == "source" else value
+    for number, line in read_lines(path):
+        if not line.strip():
+            continue
+        row = parse_json_line(line, path, number)
+        where = f"line {number}"
+        if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+            raise DataError("no prediction", file=path, row=where, field="id", expected="an object with a text id")
+        name = next((name for name in ("answer", "tags", "label", "source") if name in row), None)
+        value = row.get(name) if name else None
+        if isinstance(value, list) and all(isinstance(tag, str) for tag in value):
+            value = " ".join(value)
+        if not isinstance(value, str):
+            expected = "answer, tags, label or source"
+            raise DataError("no prediction", file=path, row=where, field=name, expected=expected)
+        try:
+            check_text(value, name or "", empty_allowed=True)
+        except DataError as error:
+            raise error.located(file=path, row=row["id"]) from None
+        yield row["id"], _paragraph(value) if name == "source" else value
 
 
 def _csv_predictions(path: Path) -> Iterable[tuple[str, str]]:

@@ -97,7 +97,7 @@ class TrainSettings:
     )
     average: float = setting(
         0.0,
-        "Decay of the running mean of the weights, which is evaluated and kept; 0: the weights themselves.",
+        "Decay of the exponential moving average of the weights, which is then evaluated and kept; 0: none.",
         low=0,
         high=0.99999,
     )
@@ -128,6 +128,8 @@ class TrainSettings:
             _check(name, getattr(self, name), kind)
         if self.encoder is None and not self.scratch:
             raise ConfigError("no encoder: name one (--encoder hub/id or a directory) or give --scratch")
+        if self.scratch and self.freeze_embeddings:
+            raise ConfigError("freeze_embeddings with scratch: random embeddings would stay random")
         if self.lr == 0:
             raise ConfigError("lr is 0, expected more: nothing would be learnt")
 

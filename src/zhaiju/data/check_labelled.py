@@ -29,7 +29,7 @@ class UtteranceReport:
         malformed_tags: I- tags that do not go on with the word before them.
         blank_words: Words without a visible character.
         repeated: Utterances that stand in it more than once.
-        conflicting: Those of them that are labelled in more than one way, with the ways.
+        conflicting: Those of them that are labelled in more than one way, with the ways, most frequent first.
         small_classes: Classes with fewer than 10 utterances.
     """
 
@@ -74,23 +74,22 @@ def check_labelled(path: Path) -> UtteranceReport:
         examples = list(read_intents(path, log=log))
     report.faults = [str(fault) for fault in log.skipped]
     report.rows = len(examples) + len(log.skipped)
+    if not report.rows:
+        raise DataError("no utterance in it", file=path, expected="at least one row")
     report.malformed_tags = log.repaired
-    ways: dict[str, Counter[str]] = {}
+    ways: dict[str, Counter[str | None]] = {}
     classes: Counter[str] = Counter()
     for example in examples:
         text, way, names = _labels(example)
         report.labelled += way is not None
         classes.update(names)
-        ways.setdefault(text, Counter())[way or ""] += 1
+        ways.setdefault(text, Counter())[way] += 1
         if isinstance(example, SlotExample):
             report.blank_words += sum(not word.strip() for word in example.tokens)
     report.classes = dict(sorted(classes.items(), key=lambda entry: (-entry[1], entry[0])))
     report.repeated = sum(found.total() > 1 for found in ways.values())
-    report.conflicting = [
-        f"{text!r}: {' | '.join(way for way, _ in found.most_common())}"
-        for text, found in ways.items()
-        if len(found) > 1
-    ]
+    labels = {text: [way for way, _ in found.most_common() if way is not None] for text, found in ways.items()}
+    report.conflicting = [f"{text!r}: {' | '.join(found)}" for text, found in labels.items() if len(found) > 1]
     if kind == "intent":
         report.small_classes = [name for name, count in report.classes.items() if count < SMALL_CLASS]
     return report

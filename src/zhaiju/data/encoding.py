@@ -224,11 +224,11 @@ class Encoding:
     def _before_words(self) -> str:
         """A space where the tokenizer has other tokens for words after one (byte-level ones do), else nothing."""
         backend = self._backend
-        alone, after, joined = (backend.encode(text, add_special_tokens=False).ids[-1:] for text in ("b", " b", "a b"))
-        return " " if alone != after and after == joined else ""
+        alone, after, joined = (backend.encode(text, add_special_tokens=False).ids for text in ("b", " b", "a b"))
+        return " " if alone != after and len(alone) == len(after) and joined[-len(after) :] == after else ""
 
     def _tokenise_words(self, words: Sequence[str]) -> Tokens:
-        converted = [self._before_words * bool(word.strip()) + convert(word, self.script) for word in words]
+        converted = [self._before_words + convert(word, self.script) if word.strip() else "" for word in words]
         encoded = self._backend.encode(converted, is_pretokenized=True, add_special_tokens=False)
         places = np.asarray(encoded.word_ids, dtype=np.int32).reshape(-1)
         return Tokens(np.asarray(encoded.ids, dtype=np.int32), places, places + 1)

@@ -14,7 +14,7 @@ from zhaiju.errors import DataError, verbatim
 OUT_OF_SCOPE = "oos"  # CLINC150's name for "none of the classes"
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-TAG = re.compile(r"O|[BI]-\S(?:.*\S)?")
+TAG = re.compile(r"O|[BI]-\S+")
 
 
 def wrong_type(value: object, name: str | None, expected: str) -> DataError:
@@ -169,7 +169,8 @@ class IntentPrediction:
         label: The likeliest class.
         score: Its probability, 0..1.
         n_best: The likeliest classes, best first.
-        loss: Negative log-probability of the example's own class; None where it has none, or one that is not known.
+        loss: Negative log-probability, at temperature 1, of the example's own class; None where it has none, or one
+            that is not known.
     """
 
     id: str
@@ -204,8 +205,8 @@ class SlotPrediction:
         spans: The filled slots, in order.
         scores: Probability of each tag, 0..1.
         pieces: Number of word pieces of each word; 0 for a blank one.
-        loss: Mean negative log-probability of the example's own tags; None where it has none, or one that is not
-            known.
+        loss: Mean negative log-probability, at temperature 1, of the example's own tags; None where it has none, or
+            one that is not known.
     """
 
     id: str

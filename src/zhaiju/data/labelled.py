@@ -121,13 +121,15 @@ def kind_of(path: str | Path) -> Literal["intent", "slots"] | None:
     if suffix in CONLL_SUFFIXES or (suffix == ".tsv" and not _has_header(path)):
         return "slots"
     if suffix in DELIMITERS:
-        _, first = next(_lines(path), (1, ""))
+        _, first = next(read_lines(path), (1, ""))
         names: Iterable[str] = {cell.strip().strip('"') for cell in first.lstrip("\ufeff").split(DELIMITERS[suffix])}
     elif suffix in JSONL_SUFFIXES:
         _, raw = next(_jsonl_rows(path), ("", None))
         names = raw if isinstance(raw, dict) else ()
     else:
         names = _first_names(path)
+    if {"question", "paragraphs"} & set(names):
+        return None
     if {"tokens", "tags"} & set(names):
         return "slots"
     return (
@@ -138,9 +140,9 @@ def kind_of(path: str | Path) -> Literal["intent", "slots"] | None:
 
 
 def has_splits(path: str | Path) -> bool:
-    """Whether a file for intent is a JSON object of splits, as CLINC150's."""
+    """Whether a file for intent is a JSON object of splits, as CLINC150's; never what is no file, as a pipe."""
     path = Path(path)
-    if path.suffix.lower() in {*DELIMITERS, *JSONL_SUFFIXES}:
+    if not path.is_file() or path.suffix.lower() in {*DELIMITERS, *JSONL_SUFFIXES, *CONLL_SUFFIXES}:
         return False
     with open_text(path) as stream:
         return JSONStream(stream, path).peek() == "{"
@@ -364,7 +366,8 @@ def _pair(value: object, name: str) -> dict[str, Any] | DataError:
     return {"text": value[0], "intent": OUT_OF_SCOPE if name.startswith("oos_") else value[1]}
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """A text file's lines with their numbers; a `DataError` says why it cannot be read as UTF-8."""
     with open_text(path) as stream:
         try:
             yield from enumerate(stream, 1)
@@ -373,11 +376,11 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _jsonl_rows(path: Path) -> Iterator[_Row]:
-    return (("", parse_json_line(line, path, number)) for number, line in _lines(path) if line.strip())
+    return (("", parse_json_line(line, path, number)) for number, line in read_lines(path) if line.strip())
 
 
 def _table_rows(path: Path, delimiter: str, needed: tuple[str, ...]) -> Iterator[_Row]:
-    lines = (line for _, line in _lines(path))
+    lines = (line for _, line in read_lines(path))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -405,15 +408,15 @@ def _cut_cells(raw: Any) -> Any:
 
 def _has_header(path: Path) -> bool:
     """Whether the first line names columns: it has `tokens` or `text`, and no tag."""
-    _, first = next(_lines(path), (1, ""))
-    cells = [cell.strip() for cell in first.split("\t")]
+    _, first = next(read_lines(path), (1, ""))
+    cells = [cell.strip().strip('"') for cell in first.split("\t")]
     return bool({"tokens", "text"} & set(cells)) and not any(map(TAG.fullmatch, cells))
 
 
 def _conll_rows(path: Path) -> Iterator[_Row]:
     named: str | None = None
     sentence: list[tuple[int, list[str]]] = []  # line number and columns
-    for number, ended in _lines(path):
+    for number, ended in read_lines(path):
         line = ended.rstrip("\r\n")
         columns = _columns(line)
         if not sentence and (comment := _COMMENT.fullmatch(line)):

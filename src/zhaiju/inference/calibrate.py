@@ -25,6 +25,7 @@ from zhaiju.tasks.calibration import (
 
 UNITS = {"select": "question", "read": "question", "intent": "utterance", "slots": "word"}
 CURVE_POINTS = 500
+GRID = tuple(2.0 ** (power / 3) for power in range(-9, 10))  # 1/8 to 8
 MOST_EXAMPLES = 2000  # to fit one number on; spans of thousands of paragraphs would be searched 40 times over
 
 
@@ -109,15 +110,11 @@ def calibrate(
         judgement: Judgement = warmed.judge([one.example for one in part], predictions)
         return judgement
 
-    def fit(part: Sequence[_Kept]) -> float:
-        def loss(temperature: float) -> float:
-            judgement = judge(temperature, part)
-            return platt_loss(judgement.confidence, judgement.correct)
-
-        return fit_temperature(loss)
-
-    before = judge(1.0, kept)
-    temperature = round(fit(kept), 4)  # as it is kept, so that the threshold belongs to it
+    grid = [judge(temperature, kept) for temperature in GRID]  # each span is searched for once a temperature, not more
+    confidence = np.stack([judgement.confidence for judgement in grid])  # [temperatures, units]
+    before = grid[GRID.index(1.0)]
+    correct = before.correct
+    temperature = round(_fit(confidence, correct), 4)  # as it is kept, so that the threshold belongs to it
     after = judge(temperature, kept)
     threshold, coverage, _ = choose_threshold(after.confidence, after.correct, risk)
     return (
@@ -126,7 +123,7 @@ def calibrate(
             threshold=threshold if np.isfinite(threshold) else None,
             risk=risk,
             coverage=coverage,
-            ece=_held_out_error(kept, judge, fit),
+            ece=_held_out_error(confidence, correct),
             ece_before=expected_calibration_error(before.confidence, before.correct),
             count=len(after.correct),
             unit=UNITS[task.name],
@@ -136,13 +133,26 @@ def calibrate(
     )
 
 
-def _held_out_error(kept: Sequence[_Kept], judge: Any, fit: Any) -> float:
-    """The error when each half is judged at the temperature of the other; an empty one gives 1."""
-    halves = [kept[0::2], kept[1::2]]
-    judged = [judge(fit(halves[1 - side]), halves[side]) for side in (0, 1)]
-    confidence: Scores = np.concatenate([judgement.confidence for judgement in judged])
-    correct: Flags = np.concatenate([judgement.correct for judgement in judged])
-    return expected_calibration_error(confidence, correct)
+def _at(confidence: Scores, temperature: float) -> Scores:
+    """Confidences at a temperature [units], between those at the grid's temperatures [temperatures, units]."""
+    place = np.clip(np.interp(np.log(temperature), np.log(GRID), np.arange(len(GRID))), 0, len(GRID) - 1)
+    low = min(int(place), len(GRID) - 2)
+    share = place - low
+    return np.asarray((1 - share) * confidence[low] + share * confidence[low + 1])
+
+
+def _fit(confidence: Scores, correct: Flags) -> float:
+    return fit_temperature(lambda temperature: platt_loss(_at(confidence, temperature), correct))
+
+
+def _held_out_error(confidence: Scores, correct: Flags) -> float:
+    """The error when each half of the units is judged at the temperature of the other."""
+    halves = [slice(0, None, 2), slice(1, None, 2)]
+    judged = np.empty(len(correct))
+    for side in (0, 1):
+        theirs, ours = halves[1 - side], halves[side]
+        judged[ours] = _at(confidence[:, ours], _fit(confidence[:, theirs], correct[theirs]))
+    return expected_calibration_error(judged, correct)
 
 
 def calibration_record(calibration: Calibration, before: Judgement, after: Judgement) -> dict[str, Any]:

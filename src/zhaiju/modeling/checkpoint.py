@@ -58,6 +58,11 @@ class Meta:
         temperature = self.calibration.get("temperature", 1.0)
         if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
             raise TypeError(f"temperature is {temperature!r}, expected a number above 0")
+        threshold = self.calibration.get("threshold")
+        if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
+            raise TypeError(f"threshold is {threshold!r}, expected a number")
+        if self.search.get("pieces", "first") not in ("first", "all"):
+            raise TypeError(f"pieces is {self.search['pieces']!r}, expected first or all")
 
     @property
     def temperature(self) -> float:
@@ -362,6 +367,17 @@ def save_calibration(directory: str | Path, calibration: Mapping[str, Any]) -> P
     values = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     files.write_json(path, values | {"calibration": dict(calibration)})
     return path
+
+
+def check_encoder(what: str) -> None:
+    """Make sure that an encoder can be had: its config and its tokenizer load. Weights are not looked at.
+
+    Raises:
+        CheckpointError: they do not.
+    """
+    where = resolve(what)
+    _load_config(where, TASKS["select"].head, None)
+    load_tokenizer(where)
 
 
 def not_tags(labels: Iterable[str]) -> str | None:

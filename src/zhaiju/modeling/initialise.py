@@ -45,6 +45,8 @@ def mean_pooling(network: Network) -> None:
         attention, output = layer.attention.self, layer.attention.output
         parts = (attention.query, attention.key, attention.value, output.dense, layer.output.dense)
         norms = (output.LayerNorm, layer.output.LayerNorm)
+        if {name for name, _ in attention.named_children()} - {"dropout"} != {"query", "key", "value"}:
+            raise AttributeError  # ConvBERT's also convolves
     except AttributeError:
         name = type(network.model).__name__
         raise ConfigError(f"pooling mean needs an encoder with BERT's layers, found {name}; use pooling cls") from None

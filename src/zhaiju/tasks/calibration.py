@@ -18,7 +18,7 @@ Scores = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 BINS = 15
-TEMPERATURES = (0.05, 20.0)
+TEMPERATURES = (0.125, 8.0)
 ROUNDS = 16
 GOLDEN = (5**0.5 - 1) / 2
 

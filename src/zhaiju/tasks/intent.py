@@ -58,7 +58,7 @@ class IntentTask:
         logs = log_softmax(mean / self.temperature)
         best = np.argsort(-mean, kind="stable")[: self.n_best]
         n_best = tuple(LabelScore(self.labels[index], float(np.exp(logs[index]))) for index in best)
-        loss = -float(logs[self.labels.index(example.label)]) if example.label in self.labels else None
+        loss = -float(log_softmax(mean)[self.labels.index(example.label)]) if example.label in self.labels else None
         return IntentPrediction(example.id, n_best[0].label, n_best[0].score, n_best, loss)
 
     def judge(self, examples: Sequence[IntentExample], predictions: Sequence[IntentPrediction]) -> Judgement:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -90,12 +91,13 @@ class SlotsTask:
         counts = tuple(np.bincount(pieces, minlength=total).tolist())
         loss = None
         if example.tags is not None and set(example.tags) <= set(self.labels):
-            own = [self.labels.index(tag) for tag in example.tags]
-            loss = -float(np.maximum(logs[np.arange(total), own], -100.0).mean())  # a blank word can only be "O"
+            words = np.flatnonzero(depth >= 0)  # not the blank ones
+            own = [self.labels.index(example.tags[word]) for word in words]
+            loss = -float(log_softmax(found[words])[np.arange(len(words)), own].mean()) if len(words) else 0.0
         return SlotPrediction(example.id, tags, spans, tuple(scores.tolist()), counts, loss)
 
     def judge(self, examples: Sequence[SlotExample], predictions: Sequence[SlotPrediction]) -> Judgement:
-        """By word; figures by utterance.
+        """By word, blank ones left out; figures by utterance.
 
         Raises:
             DataError: an example has no tags.
@@ -105,8 +107,9 @@ class SlotsTask:
         spans, words, whole = [], [], []
         for gold, prediction in zip(_gold(examples), predictions, strict=True):
             right = [expected == found for expected, found in zip(gold, prediction.tags, strict=True)]
-            correct += right
-            confidence += prediction.scores
+            seen = [place for place, count in enumerate(prediction.pieces) if count]  # a blank word is no guess
+            correct += [right[place] for place in seen]
+            confidence += [prediction.scores[place] for place in seen]
             expected, found = set(entities(gold)), set(entities(prediction.tags))
             spans.append((2 * len(expected & found), len(expected) + len(found)))
             words.append((sum(right), len(right)))
@@ -189,6 +192,13 @@ def _span(example: SlotExample, label: str, start: int, end: int, scores: npt.ND
     return SlotSpan(label, example.text[first:last], first, last, score)
 
 
+@lru_cache(maxsize=16)
+def _well_formed(labels: tuple[str, ...]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """(Which of the labels may come first, [L]; which may follow which, [L, L])."""
+    begins = np.array([not label.startswith("I-") for label in labels])
+    return begins, np.array([[after[:2] != "I-" or before[2:] == after[2:] for after in labels] for before in labels])
+
+
 def best_tags(logs: npt.NDArray[np.float64], labels: Sequence[str]) -> npt.NDArray[np.intp]:
     """The likeliest sequence of tags that is well-formed (Viterbi, 1967).
 
@@ -202,8 +212,7 @@ def best_tags(logs: npt.NDArray[np.float64], labels: Sequence[str]) -> npt.NDArr
     """
     total = len(logs)
     best: npt.NDArray[np.intp] = logs.argmax(axis=1)
-    begins = np.array([not label.startswith("I-") for label in labels])
-    allowed = np.array([[after[:2] != "I-" or before[2:] == after[2:] for after in labels] for before in labels])
+    begins, allowed = _well_formed(tuple(labels))
     if not total or (begins[best[0]] and allowed[best[:-1], best[1:]].all()):
         return best
     barred = np.where(allowed, 0.0, -1e9)  # finite: where nothing else is left, the least bad sequence is taken

@@ -82,6 +82,8 @@ def compare(runs: Sequence[Outcomes], *, seed: int = 0) -> dict[str, list[dict[s
     differences: list[dict[str, Any]] = []
     for figure, base in first.ratios.items():
         for run in runs:
+            if figure not in run.ratios:
+                raise ConfigError(f"{run.name} does not tell its {figure}; train it again, or name data with --data")
             table = run.ratios[figure]
             low, high = ratio_bootstrap(table[:, 0], table[:, 1], seed=seed)
             value = float(table[:, 0].sum() / table[:, 1].sum()) if table[:, 1].sum() else 0.0

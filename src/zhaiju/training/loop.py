@@ -1,8 +1,8 @@
 """The one training loop: a generator of events. Logging, saving, stopping and progress bars consume them.
 
-AdamW (Loshchilov and Hutter, 2019) with linear warm-up and decay, and the mean of the weights (Polyak and Juditsky,
-1992) where it is asked for. The loop is handed `evaluate`; it knows no
-files. Its state after any step restores it exactly: the same steps follow, bit for bit.
+AdamW (Loshchilov and Hutter, 2019) with linear warm-up and decay, and an exponential moving average (EMA) of the
+weights where it is asked for. The loop is handed `evaluate`; it knows no files. Its state after any step restores it
+exactly: the same steps follow, bit for bit.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from zhaiju.errors import ConfigError
 RECIPES = ("report", "cpu", "quick")
 ENCODERS = ("first", "second", "english")
 PARTS = ("select", "read", "read_scratch", "intent", "intent_scratch", "slots", "slots_scratch")
+PRETRAINED_ONLY = ("pooling", "head", "freeze_embeddings")
 LIMITS = ("train", "dev")
 
 
@@ -59,8 +60,11 @@ class Recipe:
         own = {name: value for name, value in self.encoders[encoder].items() if name != "label"}
         if part.endswith("_scratch"):  # the same architecture and tokenizer, random weights
             own["scratch"] = True
+        values = own | dict(self.parts.get(part, {}))
+        if values.get("scratch"):  # there is nothing pretrained to make use of
+            values = {name: value for name, value in values.items() if name not in PRETRAINED_ONLY}
         try:
-            return load_settings(None, own | dict(self.parts.get(part, {})))
+            return load_settings(None, values)
         except ConfigError as error:
             raise ConfigError(f"recipe {self.name}, {part} with {encoder}: {error}") from None
 

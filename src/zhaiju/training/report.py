@@ -474,7 +474,13 @@ def _curves(report: Report, results: Results) -> None:
 def _scratch(report: Report, results: Results) -> None:
     done = results["results"]
     report.heading("Pretrained or from scratch")
-    report.text("The reader of the second encoder from random weights, as the report prints it:")
+    settings = done["read-scratch"]["settings"]
+    shape = (
+        f"{settings['layers']} layers of {settings['hidden']}, made from nothing"
+        if settings["encoder"] is None
+        else f"the architecture of {results['labels']['second']}"
+    )
+    report.text(f"A reader from random weights ({shape}), as the report prints it:")
     published, ours = PUBLISHED["read-scratch"], done["read-scratch"]["figures"]
     theirs = f"{{'count': {published['count']}, 'em': {published['em']}, 'f1': {published['f1']}}}"
     printed = f"{{'count': {ours['count']}, 'em': {ours['em']:.4f}, 'f1': {ours['f1']:.4f}}}"
@@ -516,8 +522,12 @@ def _intent(report: Report, results: Results) -> None:
         report.text(ABSENT["intent"])
         return
     if seen := min(entry["settings"]["eval_train"], entry["train_count"]):
-        report.text(f"Train accuracy is that of the first {seen:,} of {entry['train_count']:,} training utterances.")
-    ours = {round(evaluation["epoch"], 2): evaluation for evaluation in entry["evaluations"]}
+        report.text(
+            f"Our train accuracy is that of the first {seen:,} of {entry['train_count']:,} training utterances, "
+            "measured after the epoch and without dropout; the published one can only be "
+            "that of the batches along the epoch, so the two are not the same quantity."
+        )
+    ours = {evaluation["epoch"]: evaluation for evaluation in entry["evaluations"]}
     theirs = dict(enumerate(zip(*PUBLISHED_INTENT.values(), strict=True), 1))
     rows: Rows = []
     for epoch in sorted({*ours, *theirs}):
@@ -525,7 +535,7 @@ def _intent(report: Report, results: Results) -> None:
         dev, train, loss = theirs.get(epoch, (None, None, None))  # 2.0 finds 2
         step = f"{found['step']:,}" if found else None
         accuracies = [_percent(found.get("accuracy")), dev, _percent(found.get("train_accuracy")), train]
-        rows.append([f"{epoch:g}", step, *accuracies, found.get("loss"), loss])
+        rows.append([f"{epoch:.2f}".rstrip("0").rstrip("."), step, *accuracies, found.get("loss"), loss])
     report.table(
         "Accuracy in % and loss: each evaluation of ours, each epoch of the report",
         "epoch | step | dev accuracy, ours | published | train accuracy, ours | published | dev loss, ours | published",

@@ -33,7 +33,7 @@ from zhaiju.data.formats import ReadLog
 from zhaiju.errors import ConfigError, DataError
 from zhaiju.inference.answer import PIPELINE, Answerer
 from zhaiju.inference.engine import make_engine
-from zhaiju.modeling.checkpoint import load
+from zhaiju.modeling.checkpoint import check_encoder, load
 from zhaiju.tasks import ReadTask
 from zhaiju.training.compare import compare, load_outcomes
 from zhaiju.training.evaluate import evaluate
@@ -169,6 +169,7 @@ def reproduce(
     """
     found = find_files(folder)
     parts = parts_of(recipe, found)
+    _check(parts, found, recipe, output)
     with files.writing_to(output):
         (output / "results").mkdir(parents=True, exist_ok=True)
     _claim(output, recipe, found)
@@ -190,7 +191,7 @@ def reproduce(
         if not kept.is_file():
             on_part(f"select, then read: {recipe.label(encoder)}")
             data = _data(parts[0], found, recipe, output)
-            files.write_json(kept, _pipeline(output / "runs", encoder, data))
+            files.write_json(kept, _pipeline(output / "runs", encoder, data, parts[0].settings.precision))
         done[f"pipeline-{encoder}"] = json.loads(kept.read_text("utf-8"))
     return {
         "recipe": {"name": recipe.name, "about": recipe.about, "limits": dict(recipe.limits)},
@@ -204,11 +205,22 @@ def reproduce(
     }
 
 
+def _check(parts: Sequence[Part], found: Files, recipe: Recipe, output: Path) -> None:
+    """Refuse now what a training hours away would be refused for: an encoder that cannot be had, faulty data."""
+    left = [part for part in parts if not (output / "results" / f"{part.name}.json").is_file()]
+    for encoder in dict.fromkeys(part.settings.encoder for part in left):
+        if encoder is not None:
+            check_encoder(encoder)
+    for part in {part.task: part for part in left if not part.first_way}.values():
+        _data(part, found, recipe, output)
+
+
 def _claim(output: Path, recipe: Recipe, found: Files) -> None:
     """Keep the recipe and the data's fingerprints; refuse others in the same place. Utterances may come later."""
     path = output / "recipe.json"
     values = json.loads(json.dumps(asdict(recipe)))
-    if path.is_file() and json.loads(path.read_text("utf-8")) != values:
+    begun = any((output / "results").iterdir()) or (output / "runs").is_dir()
+    if begun and path.is_file() and json.loads(path.read_text("utf-8")) != values:
         raise ConfigError(f"{output} holds an experiment with another recipe ({path}); use another -o")
     known = output / "data.json"
     before = json.loads(known.read_text("utf-8")) if known.is_file() else {}
@@ -218,8 +230,7 @@ def _claim(output: Path, recipe: Recipe, found: Files) -> None:
     for name, place in places.items():
         if name in now and before.get(name, now[name]) != now[name]:
             raise ConfigError(f"{output} holds an experiment with other data than {place} ({known}); use another -o")
-    if not path.is_file():
-        files.write_json(path, values)
+    files.write_json(path, values)
     if now.keys() - before:
         files.write_json(known, before | now)
 
@@ -289,14 +300,13 @@ def _best_step(run: Path) -> int:
     return int((run / "best").resolve().name.removeprefix("step-"))
 
 
-def _pipeline(runs: Path, encoder: str, data: TrainData) -> dict[str, Any]:
+def _pipeline(runs: Path, encoder: str, data: TrainData, precision: str) -> dict[str, Any]:
     """What the selector chose, read: `count`, `em`, `f1`, … and `accuracy` of the choice."""
     reading, selecting = load(runs / f"read-{encoder}", "read"), load(runs / f"select-{encoder}", "select")
     read_task, select_task = reading.task("read"), selecting.task("select")
     assert isinstance(read_task, ReadTask)
-    answerer = Answerer(
-        make_engine(reading), make_engine(selecting), read_task=read_task, select_task=select_task, joint=PIPELINE
-    )
+    reader, selector = (make_engine(one, precision=precision) for one in (reading, selecting))
+    answerer = Answerer(reader, selector, read_task=read_task, select_task=select_task, joint=PIPELINE)
     predictions = list(answerer.predict(data.dev))
     figures = read_task.score(data.dev, predictions)
     right = [prediction.index == example.relevant for example, prediction in zip(data.dev, predictions, strict=True)]

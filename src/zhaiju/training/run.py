@@ -137,7 +137,7 @@ def load_train_data(
             before = len(examples)
             for example in read_examples(task, path, contexts=contexts, split=split, bio=bio, log=log):
                 if len(paths) > 1 and example.id.startswith("#"):  # a row's number, for want of an id
-                    example = replace(example, id=f"{path.name}{example.id}")
+                    example = replace(example, id=f"{path}{example.id}")
                 if example.id in examples:
                     raise DataError("id stands in another file already", file=path, row=example.id, field="id")
                 examples[example.id] = example
@@ -280,10 +280,12 @@ def _train(
         batch_tokens=settings.batch_tokens,
     )
 
+    known = [example for example in data.train if example.missing(task_name) is None][: settings.eval_train]
+
     def judge() -> dict[str, float]:
         report = evaluate(engine, task, data.dev, progress=on_progress)[0]
-        if settings.eval_train:
-            seen, _ = evaluate(engine, task, data.train[: settings.eval_train])
+        if known:
+            seen, _ = evaluate(engine, task, known)
             report |= {f"train_{name}": seen[name] for name in (task.primary_metric, "loss") if name in seen}
         return report
 

@@ -5,6 +5,7 @@ import pytest
 
 from zhaiju.config import TrainSettings, differences, load_settings
 from zhaiju.errors import ConfigError
+from zhaiju.training.recipe import load_recipe
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
 
@@ -69,3 +70,23 @@ def test_differences_name_old_and_new():
 def test_numbers_that_torch_or_numpy_cannot_hold_are_refused(name):
     with pytest.raises(ConfigError, match=f"{name} is {1 << 70}, expected 0 to"):
         TrainSettings(scratch=True, **{name: 1 << 70})
+
+
+@pytest.mark.parametrize(
+    ("part", "encoder"), [("select", "first"), ("read", "first"), ("intent", "english"), ("slots", "english")]
+)
+def test_the_recipe_of_the_course_report_is_that_of_its_configs(part, encoder):
+    path = Path(__file__).parents[1] / "configs" / f"{part}-report.toml"
+    assert load_recipe("report").settings(part, encoder) == load_settings(path, {})
+
+
+@pytest.mark.parametrize("part", ["intent", "slots"])
+def test_the_recipe_for_two_cores_is_that_of_its_configs(part):
+    path = Path(__file__).parents[1] / "configs" / f"{part}-minilm.toml"
+    chosen = load_recipe("cpu").with_encoders(english="minilm").settings(part, "english")
+    assert replace(chosen, eval_train=0) == load_settings(path, {"encoder": "minilm"})
+
+
+def test_random_embeddings_are_not_frozen():
+    with pytest.raises(ConfigError, match="random embeddings would stay random"):
+        TrainSettings(scratch=True, freeze_embeddings=True)

@@ -1,6 +1,5 @@
 """First weights for a classifier: the first token is the mean of all, the output layer tells the classes apart."""
 
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from checkpoints import CHECKPOINTS, HIDDEN, INTENTS, LABELS, POSITIONS, bert, bert_config, save, word_pieces
+from checkpoints import CHECKPOINTS, HIDDEN, INTENTS, LABELS, POSITIONS, SLOTTED, save, word_pieces
 from zhaiju.config import TrainSettings
 from zhaiju.data.examples import IntentExample
 from zhaiju.data.formats import ReadLog
@@ -209,8 +208,8 @@ def test_the_discriminant_is_the_same_each_time_and_leaves_the_network_as_it_was
         discriminant_head(loaded.network, _items(loaded, examples), loaded.encoding.pad_id, smoothing=0.1)
         assert loaded.network.training is training
         assert torch.equal(torch.get_rng_state(), state)
-        found.append({name: found for name, found in _weights(loaded.network).items() if "embeddings" not in name})
-    # The pooler and the output layer are set whole: nothing of their random weights is left.
+        found.append(_weights(loaded.network))
+    # The output layer is set whole: nothing of its random weights is left.
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
@@ -264,7 +263,7 @@ def test_an_encoder_without_embeddings_of_that_name_is_refused():
     loaded = torch.nn.Module()
     loaded.model = torch.nn.Module()
     loaded.model.base_model = torch.nn.Linear(1, 1)
-    with pytest.raises(ConfigError, match="^freeze_embeddings: Module has no embeddings of that name$"):
+    with pytest.raises(ConfigError, match=r"^freeze_embeddings: Module has no embeddings of that name$"):
         freeze_embeddings(loaded)
 
 
@@ -296,7 +295,7 @@ def test_such_a_training_leaves_a_plain_transformers_checkpoint(made, settings, 
     assert all(torch.equal(value, kept[name]) for name, value in own.items())
 
 
-def test_first_weights_are_better_ones_before_the_first_step_that_matters(settings, tmp_path):
+def test_such_a_training_begins_better_than_a_random_one(settings, tmp_path):
     examples = _utterances(60)
     figures = {}
     for name, changes in {"plain": {"pooling": "cls", "head": "random"}, "ours": {}}.items():
@@ -318,22 +317,9 @@ def test_an_encoder_that_cannot_be_so_set_up_is_refused_before_the_first_step(ma
 
 
 def test_the_tasks_that_have_no_such_output_layer_are_left_as_they_are(settings, tmp_path):
-    from checkpoints import SLOTTED
-
     figures = []
     for name, changes in {"plain": {"pooling": "cls", "head": "random"}, "ours": {}}.items():
         data = TrainData(SLOTTED, SLOTTED, [], ReadLog())
         figures.append(train("slots", replace(settings, **changes), data, tmp_path / name).metrics)
     assert figures[0] == figures[1]
-    assert Counter(figures[0]).keys() >= {"f1"}
-
-
-def test_a_bert_without_weights_of_its_pooler_is_set_up_whole(tmp_path):
-    bert(tmp_path / "bert")
-    config = bert_config(len(word_pieces()))
-    assert config.hidden_size == HIDDEN
-    loaded = _load(tmp_path / "bert", labels=PLACES)
-    examples = _utterances(80)
-    torch.nn.init.constant_(loaded.network.model.bert.pooler.dense.weight, 7.0)
-    discriminant_head(loaded.network, _items(loaded, examples), loaded.encoding.pad_id)
-    assert _right(loaded, examples) > 0.9
+    assert "f1" in figures[0]

@@ -145,18 +145,21 @@ class _KilledError(Exception):
     """The process dies."""
 
 
+def _die_at(step, kind=Stepped):
+    def die(event):
+        if isinstance(event, kind) and event.step == step:
+            raise _KilledError
+
+    return die
+
+
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("at", [1, 4, 5])
 def test_a_run_that_dies_and_goes_on_ends_with_the_same_weights(tmp_path, task, at):
     data, settings = _data(task), replace(TINY, max_steps=8, epochs=8)
     whole = train(task, settings, data, tmp_path / "whole")
-
-    def die(event):
-        if isinstance(event, Stepped) and event.step == at:
-            raise _KilledError
-
     with pytest.raises(_KilledError):
-        train(task, settings, data, tmp_path / "run", on_event=die)
+        train(task, settings, data, tmp_path / "run", on_event=_die_at(at))
     result = train(task, settings, data, tmp_path / "run")
     assert (result.step, result.best_step, result.metrics) == (8, whole.best_step, whole.metrics)
     assert _equal(tmp_path / "run" / "last", tmp_path / "whole" / "last")
@@ -165,6 +168,163 @@ def test_a_run_that_dies_and_goes_on_ends_with_the_same_weights(tmp_path, task, 
     for name in ("calibration.json", "outcomes.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert load(tmp_path / "run").labels == load(tmp_path / "whole").labels
+
+
+# The mean of the weights
+
+AVERAGED = replace(TINY, max_steps=8, epochs=8, average=0.3)  # at step 5 it holds 1/3 of what was, so 0.3 is reached
+
+
+def _same_state(one, other):
+    """Whether two saved states are equal, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same_state(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_same_state, one, other))
+    return one == other
+
+
+def _loop(settings, data, evaluate):
+    torch.manual_seed(settings.seed)
+    shape = Shape(layers=1, hidden=16, heads=2, intermediate=32, dropout=0.1)
+    checkpoint = from_scratch("read", (c.text for e in data.train for c in e.contexts), encoder=None, shape=shape,
+        window=64, overlap=10, script="as-is", match_types=False)  # fmt: skip
+    network = checkpoint.network
+    loop = Loop(network, TASKS["read"](), data.train, checkpoint.encoding, settings, evaluate=evaluate, pad_id=0)
+    return loop, network
+
+
+def _copy(network):
+    return {name: value.detach().clone() for name, value in network.named_parameters()}
+
+
+@pytest.mark.parametrize("average", [0.3, 0.9])
+def test_what_is_judged_and_kept_is_the_running_mean_of_the_weights(data, average):
+    judged = []
+
+    def judge():
+        judged.append(_copy(network))
+        return {"em": 0.0}
+
+    loop, network = _loop(replace(AVERAGED, average=average, eval_every=2), data, judge)
+    mean = _copy(network)
+    for event in loop.events():
+        if isinstance(event, Stepped):
+            weights = _copy(network)  # trained on as ever
+            decay = min(average, event.step / (event.step + 10))
+            mean = {name: decay * value + (1 - decay) * weights[name] for name, value in mean.items()}
+            with loop.averaged():
+                kept = _copy(network)
+            assert all(torch.allclose(kept[name], value, atol=1e-6) for name, value in mean.items())
+            assert any(not torch.allclose(kept[name], value, atol=1e-4) for name, value in weights.items())
+        elif isinstance(event, Evaluated):
+            assert all(torch.equal(judged[-1][name], value) for name, value in kept.items())
+        now = _copy(network)
+        assert all(torch.equal(now[name], weights[name]) for name in now) if event.step else True
+    assert len(judged) == 4
+
+
+def test_the_mean_gives_way_to_the_weights_when_what_judges_fails(data):
+    def judge():
+        raise _KilledError
+
+    loop, network = _loop(replace(AVERAGED, eval_every=2), data, judge)
+    events = loop.events()
+    steps = [next(events) for _ in range(3)]  # the start and two steps
+    assert steps[-1].step == 2
+    before = _copy(network)
+    with pytest.raises(_KilledError):
+        next(events)
+    assert all(torch.equal(value, before[name]) for name, value in _copy(network).items())
+
+
+def test_without_a_mean_nothing_is_kept_beside_the_weights(data):
+    weights = []
+    for enter in (False, True):
+        loop, network = _loop(replace(AVERAGED, average=0.0), data, lambda: {"em": 0.0})
+        for event in loop.events():
+            if isinstance(event, Stepped) and enter:
+                with loop.averaged():
+                    inside = _copy(network)
+                assert all(torch.equal(value, inside[name]) for name, value in _copy(network).items())
+        assert loop.state_dict()["average"] == loop.state_dict()["weights"] == []
+        weights.append(_copy(network))
+    averaged, network = _loop(AVERAGED, data, lambda: {"em": 0.0})
+    assert len(list(averaged.events())) > 8
+    for other in (weights[1], _copy(network)):  # a mean changes nothing of how the weights are trained either
+        assert all(torch.equal(value, other[name]) for name, value in weights[0].items())
+
+
+def test_the_kept_checkpoint_holds_the_mean_and_the_state_the_weights(tmp_path, data):
+    train("read", AVERAGED, data, tmp_path / "mean")
+    train("read", replace(AVERAGED, average=0.0), data, tmp_path / "plain")
+    state = load_state(tmp_path / "mean")
+    kept = list(load(tmp_path / "mean" / "last").network.parameters())
+    plain = list(load(tmp_path / "plain" / "last").network.parameters())
+    assert len(state["average"]) == len(kept) == len(plain)
+    for place, value in enumerate(kept):
+        assert torch.equal(value, state["average"][place])
+        assert torch.equal(plain[place], state["weights"][place])
+    assert not _equal(tmp_path / "mean" / "last", tmp_path / "plain" / "last")
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("averaged")
+    for task in ("read", "intent"):
+        train(task, AVERAGED, _data(task), folder / task)
+    return folder
+
+
+@pytest.mark.parametrize("task", ["read", "intent"])
+@pytest.mark.parametrize("at", [*range(1, 9)])
+def test_an_averaged_run_that_dies_at_any_step_and_goes_on_ends_the_same(averaged, tmp_path, task, at):
+    whole, run = averaged / task, tmp_path / "run"
+    with pytest.raises(_KilledError):
+        train(task, AVERAGED, _data(task), run, on_event=_die_at(at))
+    assert train(task, AVERAGED, _data(task), run).finished
+    for name in ("last", "best"):
+        assert (run / name).resolve().name == (whole / name).resolve().name
+        assert _equal(run / name, whole / name)
+    assert _without_times(run) == _without_times(whole)
+    assert _same_state(load_state(run), load_state(whole))
+    for name in ("calibration.json", "outcomes.json"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_an_averaged_run_that_dies_between_an_evaluation_and_its_checkpoint_ends_the_same(averaged, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(_KilledError):
+        train("read", AVERAGED, _data("read"), run, on_event=_die_at(5, Evaluated))
+    train("read", AVERAGED, _data("read"), run)
+    assert _without_times(run) == _without_times(averaged / "read")
+    assert _same_state(load_state(run), load_state(averaged / "read"))
+
+
+# First weights
+
+
+def test_first_weights_are_set_once_and_not_again_when_a_run_goes_on(tmp_path, monkeypatch):
+    from zhaiju.training import run as module
+
+    data, settings = _data("intent"), replace(AVERAGED, head="discriminant", pooling="mean")
+    made = []
+    for name in ("discriminant_head", "mean_pooling"):
+        own = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *args, own=own, name=name, **options: (made.append(name), own(*args, **options))
+        )
+    train("intent", settings, data, tmp_path / "whole")
+    assert made == ["mean_pooling", "discriminant_head"]
+    with pytest.raises(_KilledError):
+        train("intent", settings, data, tmp_path / "run", on_event=_die_at(4))
+    assert train("intent", settings, data, tmp_path / "run").finished
+    assert train("intent", settings, data, tmp_path / "run").finished  # and a finished one is left alone
+    assert made == ["mean_pooling", "discriminant_head"] * 2
+    assert _equal(tmp_path / "run" / "last", tmp_path / "whole" / "last")
+    assert _same_state(load_state(tmp_path / "run"), load_state(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -305,7 +465,7 @@ def test_held_out_utterances_are_chosen_by_their_ids_whatever_else_is_there(task
     assert not {example.id for example in more} & {example.id for example in kept}
     other = {example.id for example in hold_out(made, seed=4)[1]}
     assert len(other & ids) < 60  # about a tenth of a tenth
-    with pytest.raises(DataError, match="1 examples cannot be split"):
+    with pytest.raises(DataError, match="one example cannot be split"):
         hold_out(made[:1], seed=0)
 
 
@@ -441,6 +601,27 @@ def test_files_are_fingerprinted_and_ids_may_not_repeat_across_files(tmp_path, d
     os.link(tmp_path / "train.json", tmp_path / "again.json")
     with pytest.raises(DataError, match=r"again\.json: row r0: id: id stands in another file"):
         load_train_data("read", [tmp_path / "train.json", tmp_path / "again.json"], context=tmp_path / "context.json")
+
+
+@pytest.mark.parametrize("task", ["intent", "slots"])
+def test_rows_without_ids_are_told_apart_by_their_files_wherever_those_are_read_from(tmp_path, monkeypatch, task):
+    rows = {
+        "intent": [{"text": example.text, "intent": example.label} for example in _utterances("intent", 30)],
+        "slots": [{"tokens": example.tokens, "tags": example.tags} for example in _utterances("slots", 30)],
+    }[task]
+    paths = [tmp_path / name for name in ("a/t.json", "b/t.json", "u.json")]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(rows), "utf-8")
+    read = load_train_data(task, paths)
+    ids = [example.id for example in (*read.train, *read.dev)]
+    assert len(ids) == len(set(ids)) == 90
+    assert {"a/t.json#1", "b/t.json#30", "u.json#7"} <= set(ids)
+    monkeypatch.chdir(tmp_path / "a")
+    again = load_train_data(task, [tmp_path / "a" / "t.json", *map(type(paths[0]), ("../b/t.json", "../u.json"))])
+    assert [example.id for example in again.dev] == [example.id for example in read.dev]  # so a run can go on
+    with pytest.raises(ConfigError, match=r"t\.json is given twice"):
+        load_train_data(task, [paths[0], paths[0]])
 
 
 def test_the_same_files_in_other_roles_are_other_data(tmp_path, data):

@@ -41,11 +41,16 @@ class Model:
     Args:
         parts: For each task that can be done the engine and the task.
         joint: How selector and reader are weighed.
+
+    Attributes:
+        thresholds: For each task the confidence (`score`) below which it is better to abstain; None where none was
+            fitted.
     """
 
     def __init__(self, parts: Mapping[str, tuple[Engine, Task[Any, Any]]], *, joint: Joint | None = None) -> None:
         self._parts = parts
         self._joint = joint
+        self.thresholds: dict[str, float | None] = {}
 
     @classmethod
     def load(cls, what: str, *, selector: str | None = None, task: str | None = None, precision: str = "fp32") -> Model:
@@ -55,12 +60,16 @@ class Model:
             raise ConfigError(f"{what} is a checkpoint for {name}; a selector goes with a reader")
         first = load(what, name)
         parts = {name: (make_engine(first, precision=precision), first.task(name))}
+        thresholds = {name: first.threshold}
         joint = None
         if selector is not None:
             second = load(selector, "select")
             parts["select"] = (make_engine(second, precision=precision), second.task("select"))
+            thresholds["select"] = second.threshold
             joint = load_joint(first.where, second.where)
-        return cls(parts, joint=joint)
+        model = cls(parts, joint=joint)
+        model.thresholds = thresholds
+        return model
 
     def _part(self, name: str) -> tuple[Engine, Task[Any, Any]]:
         if name not in self._parts:

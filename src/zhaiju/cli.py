@@ -332,7 +332,7 @@ def evaluate(
     chosen: Any = checkpoint.task(name, max_answer_chars=max_answer_chars)
     with _reading(data), ui.progress("evaluating", len(examples)) as advance:
         report, predictions = evaluation.evaluate(
-            engine, chosen, examples, threshold=checkpoint.meta.calibration.get("threshold"), progress=advance
+            engine, chosen, examples, threshold=checkpoint.threshold, progress=advance
         )
     kinds: list[str] = []
     if name == "read":
@@ -369,6 +369,13 @@ def predict(
     batch_tokens: BatchTokens = 8192,
     split: Split = None,
     bio: Bio = "repair",
+    abstain: Annotated[
+        bool,
+        typer.Option(
+            "--abstain",
+            help="Say nothing where the confidence is below the checkpoint's threshold: an empty prediction, no slot.",
+        ),
+    ] = False,
     skip_faulty: SkipFaulty = False,
     as_json: AsJson = False,
 ) -> None:
@@ -383,8 +390,27 @@ def predict(
     chosen = checkpoint.task(name, max_answer_chars=max_answer_chars)
     with _reading(data), ui.progress("predicting", len(examples)) as advance:
         predictions = list(engine.predict(chosen, examples, progress=advance))
-    _write_predictions(output, predictions, COLUMNS[name])
-    _print_figures(str(output), {"count": len(predictions)}, as_json)
+    threshold = _threshold(checkpoint) if abstain else None
+    _write_predictions(output, predictions, COLUMNS[name], threshold)
+    report: dict[str, Any] = {"count": len(predictions)}
+    if threshold is not None:
+        report |= {"threshold": threshold, "abstained": sum(_least(one) < threshold for one in predictions)}
+    _print_figures(str(output), report, as_json)
+
+
+def _threshold(checkpoint: Checkpoint) -> float:
+    threshold = checkpoint.threshold
+    if threshold is None:
+        found = "no threshold keeps the risk" if checkpoint.meta.calibration else "it was not calibrated"
+        raise ConfigError(f"{checkpoint.where} has no threshold to abstain by: {found}; see zhaiju calibrate --risk")
+    return threshold
+
+
+def _least(prediction: Any) -> float:
+    """The confidence of a prediction, for slots that of its least sure slot."""
+    if hasattr(prediction, "tags"):
+        return min((span.score for span in prediction.spans), default=1.0)
+    return float(prediction.score)
 
 
 @app.command(
@@ -805,11 +831,20 @@ def _report_log(log: ReadLog) -> None:
         ui.note(f"{len(log.skipped)} faulty rows left out, first {log.skipped[0]}")
 
 
-def _answer_value(prediction: Any) -> str | int:
+def _answer_value(prediction: Any, threshold: float | None = None) -> str | int:
+    """What a predictions file has; below a threshold "", and no slot whose least sure word is below it."""
+    if hasattr(prediction, "tags"):
+        from zhaiju.tasks.tagging import entities
+
+        tags = list(prediction.tags)
+        for _, start, end in entities(tags) if threshold is not None else ():
+            if min(prediction.scores[start:end]) < threshold:
+                tags[start:end] = ["O"] * (end - start)
+        return " ".join(tags)
+    if threshold is not None and prediction.score < threshold:
+        return ""
     if hasattr(prediction, "answer"):
         return str(prediction.answer)
-    if hasattr(prediction, "tags"):
-        return " ".join(prediction.tags)
     if hasattr(prediction, "label"):
         return str(prediction.label)
     return _paragraph(str(prediction.source))
@@ -826,17 +861,17 @@ def _check_output(*paths: Path | None) -> None:
             raise OutputError(f"cannot write {path}: it is a directory, expected a file")
 
 
-def _write_predictions(path: Path, predictions: Sequence[Any], column: str) -> None:
+def _write_predictions(path: Path, predictions: Sequence[Any], column: str, threshold: float | None = None) -> None:
     suffix = path.suffix.lower()
     if suffix == ".csv":
         with files.atomic_open(path) as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(["id", column])
-            writer.writerows([prediction.id, _answer_value(prediction)] for prediction in predictions)
+            writer.writerows([prediction.id, _answer_value(prediction, threshold)] for prediction in predictions)
     elif suffix in (".jsonl", ".ndjson"):
         _write_details(path, predictions, [])
     else:
-        files.write_json(path, {prediction.id: _answer_value(prediction) for prediction in predictions})
+        files.write_json(path, {prediction.id: _answer_value(prediction, threshold) for prediction in predictions})
 
 
 def _write_details(path: Path, predictions: Sequence[Any], kinds: Sequence[str | None]) -> None:

@@ -85,6 +85,12 @@ class Checkpoint:
         names = self.network.model.config.id2label
         return tuple(str(names[index]) for index in sorted(names))
 
+    @property
+    def threshold(self) -> float | None:
+        """Confidence below which it is better to abstain; None where none was fitted, or none keeps the risk."""
+        found = self.meta.calibration.get("threshold")
+        return None if found is None else float(found)
+
     def task(self, name: str, **settings: Any) -> Task[Any, Any]:
         """The task as this checkpoint was trained for it.
 

@@ -1,4 +1,4 @@
-"""Short names that tell runs apart."""
+"""Short names that tell runs, or files, apart."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zhaiju.errors import ConfigError
 
 
 def distinct(runs: Sequence[str | Path]) -> list[str]:
-    """The directories' names, with as much of the path before them as tells them apart.
+    """Their names, with as much of the path before them as tells them apart.
 
     Raises:
         ConfigError: one is given twice.
@@ -18,7 +18,7 @@ def distinct(runs: Sequence[str | Path]) -> list[str]:
     paths = [Path(os.path.abspath(run)).parts for run in runs]
     for place, path in enumerate(paths):
         if path in paths[:place]:
-            raise ConfigError(f"{runs[place]} is given twice, expected different runs")
+            raise ConfigError(f"{runs[place]} is given twice, expected different ones")
     names = []
     for path in paths:
         others = [other for other in paths if other != path]

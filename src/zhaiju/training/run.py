@@ -54,6 +54,7 @@ from zhaiju.tasks import make_task
 from zhaiju.tasks.base import Task
 from zhaiju.training.evaluate import evaluate
 from zhaiju.training.loop import Evaluated, Event, Loop, Stepped
+from zhaiju.training.names import distinct
 
 STATE_FILE = "training.pt"
 CALIBRATION_FILE = "calibration.json"
@@ -123,6 +124,7 @@ def load_train_data(
 
     Raises:
         DataError: a file does not hold what its layout promises, or an id stands in two training files.
+        ConfigError: a file is given twice.
     """
     log = ReadLog(skip_faulty=skip_faulty)
     context = paragraphs_of(task, train[0], context)
@@ -133,11 +135,11 @@ def load_train_data(
 
     def read(paths: Sequence[Path], role: str, split: str) -> list[Any]:
         examples: dict[str, Any] = {}
-        for path in paths:
+        for path, name in zip(paths, distinct(paths), strict=True):
             before = len(examples)
             for example in read_examples(task, path, contexts=contexts, split=split, bio=bio, log=log):
                 if len(paths) > 1 and example.id.startswith("#"):  # a row's number, for want of an id
-                    example = replace(example, id=f"{path}{example.id}")
+                    example = replace(example, id=f"{name}{example.id}")
                 if example.id in examples:
                     raise DataError("id stands in another file already", file=path, row=example.id, field="id")
                 examples[example.id] = example

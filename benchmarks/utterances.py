@@ -1,10 +1,10 @@
 """Training on utterances of ten words against the same model padded to 128 tokens, the course report's setting.
 
-Both ways train on the same utterances in the same batches, from the same weights, with the same draws of order, for the
-same number of steps; only the padding differs. Examples a second are measured on the steps after the first ten of
-each, and both are then scored on the dev set. Writes docs/benchmark-utterances.md.
+Both ways train by configs/intent-minilm.toml on the same utterances in the same batches, from the same weights, with
+the same order and number of steps; only the padding differs. Examples a second are measured on the steps after the
+first ten of each, and both are then scored on the dev set. Writes docs/benchmark-utterances.md.
 
-    python benchmarks/utterances.py --encoder DIR [--examples 3000] [--epochs 2] [--data ../shared/data/intent]
+    python benchmarks/utterances.py --encoder DIR [--examples 3000] [--epochs 1] [--data ../shared/data/intent]
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import numpy as np
 import torch
 
 from zhaiju import files, ui
-from zhaiju.config import TrainSettings
+from zhaiju.config import TrainSettings, load_settings
 from zhaiju.inference.engine import make_engine
 from zhaiju.modeling import network
 from zhaiju.modeling.checkpoint import load
+from zhaiju.modeling.initialise import discriminant_head, freeze_embeddings, mean_pooling
 from zhaiju.tasks import make_task
 from zhaiju.training import loop as looping
 from zhaiju.training.evaluate import evaluate
@@ -57,6 +58,14 @@ def run(collate: Callable[..., Any], settings: TrainSettings, data: Any, name: s
     labels = labels_of("intent", data.train)
     checkpoint = load(str(settings.encoder), "intent", window=LENGTH, labels=labels, head_required=False)
     task = make_task("intent", labels=labels)
+    generator = np.random.default_rng(settings.seed)
+    items = [item for example in data.train for item in task.items(example, checkpoint.encoding, generator)]
+    mean_pooling(checkpoint.network)
+    discriminant_head(
+        checkpoint.network, items, checkpoint.encoding.pad_id, smoothing=settings.label_smoothing,
+        precision=settings.precision,
+    )  # fmt: skip
+    freeze_embeddings(checkpoint.network)
     loop = Loop(
         checkpoint.network,
         task,
@@ -89,17 +98,16 @@ def main() -> None:
     parser.add_argument("--encoder", required=True)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data" / "intent")
     parser.add_argument("--examples", type=int, default=3000)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--precision", default="bf16")
     options = parser.parse_args()
     if not options.data.is_dir():
         sys.exit(f"no data at {options.data}; name a folder with train.json and eval.json with --data")
     data = load_train_data("intent", [options.data / "train.json"], [options.data / "eval.json"])
     del data.train[options.examples :]
-    settings = TrainSettings(
-        encoder=options.encoder, lr=2e-4, epochs=options.epochs, batch_size=64, batch_tokens=64 * LENGTH,
-        precision=options.precision, label_smoothing=0.1,
-    )  # fmt: skip
+    config = ROOT / "configs" / "intent-minilm.toml"
+    own = {"encoder": options.encoder, "epochs": options.epochs, "precision": options.precision}
+    settings = load_settings(config, own | {"batch_tokens": 64 * LENGTH})
     ours = run(network.collate, settings, data, "by length")
     theirs = run(padded, settings, data, "padded to 128")
     ratio = ours["per_second"] / theirs["per_second"]

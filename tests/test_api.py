@@ -128,6 +128,9 @@ def test_a_list_may_hold_sentences_or_the_words_of_one_and_words_says_which(runs
         ("slots", [[]], "no word in it"),
         ("slots", [["x"], " "], "text: empty text"),
         ("slots", [["x", 5]], r"tokens\[1\]: wrong type, found 5"),
+        ("slots", ["x", 5], "text: wrong type, found 5, expected a sentence or a list of words"),
+        ("slots", [5], "text: wrong type, found 5, expected a sentence or a list of words"),
+        ("slots", [["x"], None], "text: wrong type"),
         ("slots", [["x", "\ud800"]], r"tokens\[1\]: half of a surrogate pair"),
     ],
 )
@@ -150,3 +153,49 @@ def test_bad_utterances_are_a_data_error(runs, name, value, message):
 def test_bad_input_is_a_data_error(runs, question, contexts, message):
     with pytest.raises(zhaiju.DataError, match=message):
         zhaiju.load(str(runs / "read")).answer(question, contexts)
+
+
+WRONG = (None, 5, 1.5, True, b"rain", {"text": "rain"}, {"rain"}, object())
+
+
+@pytest.mark.parametrize("value", WRONG, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("task", ["intent", "slots"])
+def test_an_utterance_of_a_wrong_type_is_a_data_error(runs, task, value):
+    model = zhaiju.load(str(runs / task))
+    for wrong in (value, [value]):
+        with pytest.raises(zhaiju.DataError, match="^text: wrong type, found .*, expected "):
+            getattr(model, task)(wrong)
+
+
+@pytest.mark.parametrize("value", WRONG, ids=lambda value: type(value).__name__)
+def test_a_question_or_a_paragraph_of_a_wrong_type_is_a_data_error(runs, value):
+    reader = zhaiju.load(str(runs / "read"), selector=str(runs / "select"))
+    calls = [
+        lambda: reader.read(value, CONTEXTS[0]),
+        lambda: reader.read(QUESTION, value),
+        lambda: reader.read([QUESTION, value], CONTEXTS[:2]),
+        lambda: reader.read([QUESTION, QUESTION], [CONTEXTS[0], value]),
+    ]
+    for ask in (reader.select, reader.answer):
+        calls += [
+            lambda ask=ask: ask(value, CONTEXTS),
+            lambda ask=ask: ask(QUESTION, value),
+            lambda ask=ask: ask(QUESTION, [CONTEXTS[0], value]),
+            lambda ask=ask: ask([QUESTION, value], [CONTEXTS, CONTEXTS]),
+            lambda ask=ask: ask([QUESTION], value),
+            lambda ask=ask: ask([QUESTION], [value]),
+            lambda ask=ask: ask([QUESTION], [[value]]),
+        ]
+    for call in calls:
+        with pytest.raises(zhaiju.DataError, match="^(question|contexts?): wrong type, found .*, expected "):
+            call()
+
+
+def test_anything_with_an_order_serves_as_a_list(runs):
+    reader, intent = zhaiju.load(str(runs / "read")), zhaiju.load(str(runs / "intent"))
+    listed = [one.answer for one in reader.answer([QUESTION], [CONTEXTS])]
+    assert [one.answer for one in reader.answer((QUESTION,), (tuple(CONTEXTS),))] == listed
+    assert [one.answer for one in reader.answer(iter([QUESTION]), iter([iter(CONTEXTS)]))] == listed
+    assert [one.label for one in intent.intent(text for text in ("rain", "book"))] == [
+        intent.intent(text).label for text in ("rain", "book")
+    ]

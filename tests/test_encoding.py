@@ -5,14 +5,17 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from budget import examples
+from checkpoints import CHECKPOINTS
 from zhaiju.data import encoding as module
 from zhaiju.data.encoding import Encoding, cover, cut, locate, match_levels, slice_of
 from zhaiju.data.examples import Span
 from zhaiju.data.vocabulary import KINDS, build_tokenizer
 from zhaiju.errors import CheckpointError, ConfigError, DataError
+from zhaiju.modeling.checkpoint import load_tokenizer
 
 SAMPLE = [
     "老周養了七隻鵝，最大的叫阿白；渡船每天早上六點開，票價四元。",
@@ -154,6 +157,81 @@ def test_only_so_many_texts_are_remembered(monkeypatch):
         encoding.tokens(f"茶園{number}")
         assert encoding.tokens("茶園0") is kept  # used again and again
     assert len(encoding._cache) == 3
+
+
+# Words
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """The tokenizers of all kinds of encoder, and byte-level ones as they mostly are: with words after a space."""
+    folder = tmp_path_factory.mktemp("tokenizers")
+    found = {}
+    for name, maker in CHECKPOINTS.items():
+        maker(folder / name)
+        found[name] = Encoding(load_tokenizer(str(folder / name)))
+    for name, prefix in (("byte-level", False), ("byte-level with a space before texts", True)):
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
+        backend.train_from_iterator([*SAMPLE, "a b", "the boat", "a boat to the harbour"] * 3, trainer)
+        found[name] = Encoding(PreTrainedTokenizerFast(tokenizer_object=backend))
+    assert len(found["byte-level"].tokens(" b").ids) == 1  # "Ġb"
+    return found
+
+
+KINDS_OF_TOKENIZER = [*CHECKPOINTS, "byte-level", "byte-level with a space before texts"]
+every_tokenizer = pytest.mark.parametrize("name", KINDS_OF_TOKENIZER)
+WORDS = (
+    "book", "the", "QX-42", "for", "Rita's", "圖書館", "Ｂｌｕｅ", "déjà", "天", "氣", "GPU", "1,024", "👩🏽\u200d🚀", "bye!",
+)  # fmt: skip
+
+
+@every_tokenizer
+def test_words_of_a_list_get_the_tokens_that_they_have_inside_a_sentence(published, name):
+    encoding = published[name]
+    before = len(encoding.tokens("a").ids)
+    sentence = encoding.tokens(" ".join(["a", *WORDS])).ids[before:].tolist()
+    found = encoding.words(WORDS)
+    assert found.ids.tolist() == sentence
+    assert sorted(set(found.starts.tolist())) == list(range(len(WORDS)))
+    assert (found.ends == found.starts + 1).all()
+    for place, word in enumerate(WORDS):  # whatever stands around it
+        own = found.ids[found.starts == place].tolist()
+        assert encoding.words([word]).ids.tolist() == own
+        assert encoding.tokens(f"a {word}").ids[before:].tolist() == own
+
+
+@every_tokenizer
+@pytest.mark.parametrize("blank", ["", " ", "\u3000", "\xa0\t"])
+def test_a_blank_word_has_no_token_and_moves_no_other(published, name, blank):
+    encoding = published[name]
+    plain = encoding.words(["book", "the", "天氣"])
+    found = encoding.words([blank, "book", blank, blank, "the", "天氣", blank])
+    assert found.ids.tolist() == plain.ids.tolist()
+    assert found.starts.tolist() == [[1, 4, 5][word] for word in plain.starts]
+    assert encoding.words([blank]).ids.tolist() == encoding.words([]).ids.tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "space"),
+    [("byte-level", " "), ("byte-level with a space before texts", ""), ("modernbert", " "), ("deberta-v2", "")],
+)
+def test_a_space_goes_before_words_where_it_changes_their_tokens(published, name, space):
+    assert published[name]._before_words == space
+
+
+@every_tokenizer
+def test_windows_of_words_hold_every_word_and_frame_it_as_a_sentence(published, name):
+    encoding = Encoding(published[name].tokenizer, window=48, overlap=4)
+    words = WORDS * 4
+    windows = encoding.word_windows(words)
+    assert len(windows) > 1
+    assert set().union(*(told(each) for each in windows)) == set(triples(encoding.words(words)))
+    assert {word for each in windows for _, word, _ in told(each)} == set(range(len(words)))
+    assert (windows[0].start, windows[-1].end) == (0, len(words))
+    assert all(len(each) <= 48 for each in windows)
 
 
 # Windows

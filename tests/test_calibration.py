@@ -19,6 +19,7 @@ from zhaiju.data.examples import Context, QAExample, Span
 from zhaiju.data.formats import ReadLog
 from zhaiju.data.vocabulary import build_tokenizer
 from zhaiju.errors import DataError
+from zhaiju.inference.answer import PIPELINE, Joint, load_joint, save_joint
 from zhaiju.inference.backends import TorchBackend
 from zhaiju.inference.calibrate import MOST_EXAMPLES, calibrate, calibration_record
 from zhaiju.inference.engine import Engine, make_engine
@@ -333,6 +334,49 @@ def test_a_calibrated_pair_still_answers_from_its_paragraphs(runs, tmp_path, tem
         assert (found.answer, found.index) == (before.answer, before.index)  # the pipeline reads what was selected
         assert 0 < found.score <= 1
         assert found.selected == pytest.approx(model.select(question, PARAGRAPHS).score)
+
+
+def test_k_and_weight_of_a_pair_are_not_used_once_one_of_them_is_calibrated_to_another_temperature(runs, tmp_path):
+    where = {task: tmp_path / task for task in ("read", "select")}
+    for task, path in where.items():
+        shutil.copytree((runs / task / "best").resolve(), path)
+        save_calibration(path, {"temperature": 1.5})
+    pair = [str(path) for path in where.values()]
+    fitted = Joint(3, 2.0)
+    save_joint(*pair, fitted, {"fitted_on": "dev.json"})
+    assert load_joint(*pair) == fitted
+    for path in where.values():
+        save_calibration(path, {"temperature": 1.5, "threshold": 0.3})  # the threshold has no say in it
+        assert load_joint(*pair) == fitted
+        for other in (1.0, 1.6, 1.5001):
+            save_calibration(path, {"temperature": other})
+            assert load_joint(*pair) is None
+            assert zhaiju.load(pair[0], selector=pair[1])._joint is None
+        save_calibration(path, {"temperature": 1.5})
+        assert load_joint(*pair) == fitted  # what was fitted is still there
+    assert zhaiju.load(pair[0], selector=pair[1])._joint == fitted
+    save_calibration(where["read"], {"temperature": 3.0})
+    save_joint(*pair, PIPELINE, {})
+    assert load_joint(*pair) == PIPELINE
+    save_calibration(where["read"], {"temperature": 1.5})
+    assert load_joint(*pair) == fitted
+    # Which of the two has which temperature matters too.
+    save_calibration(where["select"], {"temperature": 3.0})
+    assert load_joint(*pair) is None
+
+
+def test_k_and_weight_of_a_pair_that_was_never_calibrated_are_not_used_after_it_is(runs, tmp_path):
+    pair = []
+    for task in ("read", "select"):
+        shutil.copytree((runs / task / "best").resolve(), tmp_path / task)
+        save_calibration(tmp_path / task, {})
+        pair.append(str(tmp_path / task))
+    save_joint(*pair, Joint(2, 1.0), {})
+    assert load_joint(*pair) == Joint(2, 1.0)
+    loaded = load(tmp_path / "select")
+    found, _, _ = calibrate(make_engine(loaded), loaded.task("select"), EXAMPLES["select"], risk=0.05)
+    save_calibration(tmp_path / "select", replace(found, temperature=2.5).to_json())
+    assert load_joint(*pair) is None
 
 
 def test_the_record_holds_both_diagrams_and_a_curve_that_is_not_too_long(runs):

@@ -174,6 +174,58 @@ def test_predictions_of_a_csv_score_as_those_of_a_json(run, tmp_path):
     assert "30 of 60 ids have no prediction and score 0: sample-" in err
 
 
+@pytest.mark.parametrize("task", ["select", "read"])
+def test_answers_and_choices_written_as_jsonl_score_as_those_of_a_json(run, pair, tmp_path, task):
+    context, gold = SAMPLE / "context.json", SAMPLE / "held_out.json"
+    scored = []
+    for name in ("p.json", "p.jsonl", "p.ndjson"):
+        assert run("predict", pair / task, gold, "--context", context, "-o", tmp_path / name)[0] == 0
+        code, out, err = run("score", gold, tmp_path / name, "--json")
+        assert code == 0, err
+        scored.append(json.loads(out))
+        assert run("score", gold, tmp_path / name, "--task", task, "--json")[1] == out
+    assert scored[0] == scored[1] == scored[2]
+    assert (scored[0]["count"], scored[0]["missing_ids"]) == (60, [])
+    assert scored[0]["accuracy" if task == "select" else "f1"] > 0
+    assert cli._read_predictions(tmp_path / "p.jsonl") == cli._read_predictions(tmp_path / "p.json")
+
+
+BAD_JSONL = {
+    "not JSON": (b'{"id": "a"', "row line 1: not JSON"),
+    "no object": (b"[5]", "row line 1: id: no prediction"),
+    "no id": (b'\n{"answer": "x"}', "row line 2: id: no prediction"),
+    "an id that is no text": (b'{"id": 5, "answer": "x"}', "row line 1: id: no prediction"),
+    "no answer": (b'{"id": "a", "score": 1}', "expected answer, tags, label or source"),
+    "a number": (b'{"id": "a", "answer": 5}', "row line 1: answer: no prediction"),
+    "tags that are no texts": (b'{"id": "a", "tags": ["O", 5]}', "row line 1: tags: no prediction"),
+    "half a surrogate pair": (b'{"id": "a", "answer": "\\ud800"}', "row a: answer: half of a surrogate pair"),
+    "another encoding": ('{"id": "a", "answer": "甲"}'.encode("big5"), "not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_JSONL)
+def test_bad_predictions_of_a_jsonl_are_refused_in_one_line(run, tmp_path, kind):
+    content, message = BAD_JSONL[kind]
+    (tmp_path / "p.jsonl").write_bytes(content)
+    line = refused(run("score", SAMPLE / "held_out.json", tmp_path / "p.jsonl"))
+    assert message in line
+    assert "p.jsonl" in line
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "calibrate"])
+@pytest.mark.parametrize(("own", "other"), [("select", "read"), ("read", "intent"), ("read", "select")])
+def test_another_task_than_the_checkpoints_own_is_refused_before_the_data_is_read(
+    run, pair, tmp_path, command, own, other
+):
+    output = ["-o", tmp_path / "p.json"] if command == "predict" else []
+    for data in (tmp_path / "nowhere.json", SAMPLE / "held_out.json"):
+        line = refused(run(command, pair / own, data, *output, "--task", other))
+        assert line == f"zhaiju: {pair / own} is a checkpoint for {own}, expected one for {other}"
+    line = refused(run(command, pair / own, tmp_path / "nowhere.json", *output, "--task", own))
+    assert "nowhere.json: no such file" in line
+    assert not list(tmp_path.iterdir())
+
+
 BAD_QUESTIONS = {
     "empty file": (b"", "not a data file"),
     "truncated": (b'[{"id": "a", "question": "\xe8\xaa\xb0', "the file ends too early"),
@@ -424,7 +476,7 @@ def test_out_of_scope_utterances_go_the_whole_way_from_a_clinc_file(run, labelle
 
 
 @pytest.mark.parametrize("task", ["intent", "slots"])
-@pytest.mark.parametrize("suffix", ["json", "csv"])
+@pytest.mark.parametrize("suffix", ["json", "csv", "jsonl"])
 def test_written_predictions_score_as_the_checkpoint_does(run, labelled, tmp_path, task, suffix):
     gold, out = labelled / f"{task}.json", tmp_path / f"p.{suffix}"
     report = _json(run("evaluate", labelled / task, gold, "--json"))
@@ -570,3 +622,23 @@ def test_sentences_without_labels_are_predicted(run, labelled, tmp_path):
     for task, count in (("intent", 1), ("slots", 6)):
         assert run("predict", labelled / task, tmp_path / "q.json", "-o", tmp_path / "p.json")[0] == 0
         assert len(json.loads((tmp_path / "p.json").read_text("utf-8"))["a"].split()) == count
+
+
+@pytest.mark.parametrize("task", ["intent", "slots"])
+def test_two_files_of_rows_without_ids_are_trained_on_together(run, tmp_path, task):
+    rows = {
+        "intent": [{"text": one.text, "intent": one.label} for one in INTENTS],
+        "slots": [{"tokens": one.tokens, "tags": one.tags} for one in SLOTTED],
+    }[task]
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.json").write_text(json.dumps(rows), "utf-8")
+    command = ["train", task, *SHAPE, "--max-steps", "1", "--window", "64", "--positions", "64", "--threads", "1"]
+    files = [part for name in ("a", "b") for part in ("--train", tmp_path / name / "train.json")]
+    code, out, err = run(*command, *files, "-o", tmp_path / "run", "--json")
+    assert code == 0, err
+    assert json.loads(out)["finished"]
+    count = f"{task}: {2 * len(rows) - json.loads(out)['count']} training and {json.loads(out)['count']} dev examples"
+    assert count in err
+    line = refused(run(*command, *files, *files[:2], "-o", tmp_path / "again"))
+    assert "train.json is given twice" in line

@@ -179,11 +179,11 @@ class Model:
         if isinstance(text, str):
             return _one(self._predict("slots", [sentence_example("0", text)]), False)
         if not isinstance(text, Sequence):
-            raise DataError("wrong type", field="text", found=text, expected="a sentence, words, or a list of either")
+            raise wrong_type(text, "text", "a sentence, words, or a list of either")
         entries = list(text)
         for entry in entries:
             if not isinstance(entry, Sequence):
-                raise DataError("wrong type", field="text", found=entry, expected="a sentence or a list of words")
+                raise wrong_type(entry, "text", "a sentence or a list of words")
         if not all(isinstance(entry, str) for entry in entries):  # lists of words, perhaps sentences among them
             examples = [
                 sentence_example(str(index), entry)
@@ -217,7 +217,7 @@ def _several(value: Any, name: str, expected: str) -> list[Any]:
 def _check_texts(texts: Sequence[Any], name: str) -> None:
     for text in texts:
         if not isinstance(text, str):
-            raise DataError("wrong type", field=name, found=text, expected="a text")
+            raise wrong_type(text, name, "a text")
 
 
 def _pairs(questions: Sequence[str], contexts: Sequence[Any]) -> list[tuple[int, str, Any]]:

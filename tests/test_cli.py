@@ -2,12 +2,14 @@ import ast
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.resources import files as resources
 
 import pytest
 
+import zhaiju
 from checkpoints import INTENTS, SLOTTED
 from zhaiju import cli
 from zhaiju.data.examples import SelectPrediction
@@ -642,3 +644,26 @@ def test_two_files_of_rows_without_ids_are_trained_on_together(run, tmp_path, ta
     assert count in err
     line = refused(run(*command, *files, *files[:2], "-o", tmp_path / "again"))
     assert "train.json is given twice" in line
+
+
+@pytest.mark.parametrize("task", ["intent", "slots"])
+def test_below_the_threshold_nothing_is_said(run, labelled, tmp_path, task):
+    checkpoint, out = tmp_path / "copy", tmp_path / "out.json"
+    shutil.copytree((labelled / task / "best").resolve(), checkpoint)
+    meta = json.loads((checkpoint / "zhaiju.json").read_text("utf-8"))
+    gold = labelled / f"{task}.json"
+    said = {}
+    for threshold in (0.0, 1.5):
+        calibration = meta["calibration"] | {"threshold": threshold}
+        (checkpoint / "zhaiju.json").write_text(json.dumps(meta | {"calibration": calibration}), "utf-8")
+        report = _json(run("predict", checkpoint, gold, "-o", out, "--abstain", "--json"))
+        said[threshold] = json.loads(out.read_text("utf-8"))
+        assert report["threshold"] == threshold
+        assert zhaiju.load(str(checkpoint)).thresholds == {task: threshold}
+    run("predict", checkpoint, gold, "-o", out)
+    assert said[0.0] == json.loads(out.read_text("utf-8"))
+    assert {tag for text in said[1.5].values() for tag in text.split()} <= {"O"}  # no class at all, or no slot
+    (checkpoint / "zhaiju.json").write_text(json.dumps(meta | {"calibration": {}}), "utf-8")
+    code, _, err = run("predict", checkpoint, gold, "-o", out, "--abstain")
+    assert code == 2
+    assert "has no threshold to abstain by: it was not calibrated" in err

@@ -201,7 +201,8 @@ def _pair(reader: str, selector: str) -> str:
     """A name for the selector's weights, and for both temperatures, which what was fitted depends on too."""
     path = Path(selector) / "model.safetensors"
     name = files.fingerprint(path) if path.is_file() else selector
-    temperatures = [read_meta(where).temperature for where in (reader, selector)]
+    # A hub's checkpoint is not calibrated anew here, so its id says enough.
+    temperatures = [read_meta(where).temperature if Path(where).is_dir() else 1.0 for where in (reader, selector)]
     return name if temperatures == [1.0, 1.0] else f"{name} at {temperatures[0]:g} and {temperatures[1]:g}"
 
 

@@ -13,15 +13,14 @@ from sklearn.metrics import roc_auc_score
 
 from budget import examples
 from zhaiju.data.labelled import gold_labels, gold_tags, repair_bio
-from zhaiju.tasks import tagging
+from zhaiju.tasks import resampling
+from zhaiju.tasks.resampling import paired_test, ratio_bootstrap
 from zhaiju.tasks.tagging import (
     auroc,
     confusions,
     entities,
     intent_report,
     intent_table,
-    paired_test,
-    ratio_bootstrap,
     slot_report,
     slot_table,
     strict_entities,
@@ -311,7 +310,7 @@ def test_resamples_in_small_chunks_are_the_same(monkeypatch):
     generator = np.random.default_rng(3)
     rows = generator.integers(0, 5, (4, 30))
     whole = ratio_bootstrap(rows[0], rows[1] + 1), paired_test(rows[0], rows[1] + 1, rows[2], rows[3] + 1, 500)
-    monkeypatch.setattr(tagging, "CELLS", 70)
+    monkeypatch.setattr(resampling, "CELLS", 70)
     chunked = ratio_bootstrap(rows[0], rows[1] + 1), paired_test(rows[0], rows[1] + 1, rows[2], rows[3] + 1, 500)
     assert chunked[0] == pytest.approx(whole[0])
     assert chunked[1] == pytest.approx(whole[1])

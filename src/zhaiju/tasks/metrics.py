@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from zhaiju.data.examples import QAExample, ReadPrediction
 from zhaiju.data.script import convert
+from zhaiju.tasks.resampling import ratio_bootstrap
 
 Score = tuple[float, float]
 Definition = Callable[[str, Sequence[str]], Score]
@@ -203,13 +204,8 @@ def missing(gold: Mapping[str, Any], predictions: Mapping[str, Any]) -> list[str
 
 
 def bootstrap(values: npt.NDArray[np.float64], resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the mean (Efron, 1979)."""
-    if not len(values):
-        return 0.0, 0.0
-    generator = np.random.default_rng(seed)
-    means = [values[generator.integers(0, len(values), len(values))].mean() for _ in range(resamples)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+    """95 % percentile interval of the mean."""
+    return ratio_bootstrap(values, np.ones(len(values)), resamples, seed)
 
 
 OUTCOMES = (

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zhaiju.errors import ConfigError
-from zhaiju.tasks.tagging import paired_test, ratio_bootstrap
+from zhaiju.tasks.resampling import paired_test, ratio_bootstrap
 from zhaiju.training.run import OUTCOMES_FILE
 
 

@@ -715,10 +715,10 @@ def compare(
     if as_json:
         _print_json(tables)
         return
-    _print_rows("", tables["figures"])
-    if tables["differences"]:
+    _print_intervals("", tables["figures"], "value")
+    if rows := tables["differences"]:
         print()
-        _print_rows("", tables["differences"])
+        _print_intervals(f"against {rows[0]['against']}, {rows[0]['examples']} examples", rows, "difference")
 
 
 @app.command(epilog="Example: zhaiju reproduce data/course --quick -o reproduction")
@@ -967,6 +967,15 @@ def _show_answer(example: QAExample, prediction: ReadPrediction) -> None:
         f"    paragraph {ui.visible(prediction.source)}, characters {prediction.start}–{prediction.end}, "
         f"confidence {prediction.score:.0%}\n"
     )
+
+
+def _print_intervals(title: str, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+    shown = [
+        {"figure": row["figure"], "run": row["run"], name: row[name], "95 %": f"{row['low']:.4f} to {row['high']:.4f}"}
+        | ({"p": row["p"]} if "p" in row else {})
+        for row in rows
+    ]
+    _print_rows(title, shown)
 
 
 def _print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -305,7 +305,7 @@ class IntentExample:
         """All its texts."""
         return (self.text,)
 
-    def missing(self, task: str) -> str | None:
+    def missing(self, task: str = "") -> str | None:
         """The field without which a prediction cannot be scored, if it is not there."""
         return "intent" if self.label is None else None
 
@@ -359,7 +359,7 @@ class SlotExample:
         """All its texts."""
         return (" ".join(self.tokens),)
 
-    def missing(self, task: str) -> str | None:
+    def missing(self, task: str = "") -> str | None:
         """The field without which a prediction cannot be scored, if it is not there."""
         return "tags" if self.tags is None else None
 

@@ -175,12 +175,7 @@ def gold_labels(path: str | Path, split: str | None = None) -> dict[str, str]:
     Raises:
         DataError: as `read_intents` does, or an utterance has no class.
     """
-    gold = {}
-    for example in read_intents(path, split=split):
-        if example.label is None:
-            raise DataError("no intent to score against", file=path, row=example.id, field="intent")
-        gold[example.id] = example.label
-    return gold
+    return {example.id: example.label or "" for example in _labelled(path, read_intents(path, split=split))}
 
 
 def gold_tags(path: str | Path, bio: BIO = "repair") -> dict[str, tuple[str, ...]]:
@@ -189,12 +184,14 @@ def gold_tags(path: str | Path, bio: BIO = "repair") -> dict[str, tuple[str, ...
     Raises:
         DataError: as `read_slots` does, or an utterance has no tags.
     """
-    gold = {}
-    for example in read_slots(path, bio=bio):
-        if example.tags is None:
-            raise DataError("no tags to score against", file=path, row=example.id, field="tags")
-        gold[example.id] = example.tags
-    return gold
+    return {example.id: example.tags or () for example in _labelled(path, read_slots(path, bio=bio))}
+
+
+def _labelled(path: str | Path, examples: Iterator[_Example]) -> Iterator[_Example]:
+    for example in examples:
+        if (field := example.missing()) is not None:
+            raise DataError(f"no {field} to score against", file=path, row=example.id, field=field)
+        yield example
 
 
 def sentence_example(identity: str, text: str) -> SlotExample:

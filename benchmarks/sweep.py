@@ -63,6 +63,8 @@ def main() -> None:
     parser.add_argument("--encoder")
     parser.add_argument("--vary", type=values_of, action="append", default=[])
     parser.add_argument("--each-alone", action="store_true")
+    parser.add_argument("--steps", type=int, default=0, help="stop each run after so many steps; 0: as in the config")
+    parser.add_argument("--dev-limit", type=int, default=None, help="judge on the first so many dev examples")
     parser.add_argument("--seeds", type=lambda text: [int(one) for one in text.split(",")], default=[0])
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
@@ -73,11 +75,14 @@ def main() -> None:
         rows = []
         for seed in options.seeds:
             fixed = {"seed": seed} | ({"encoder": options.encoder} if options.encoder else {})
+            fixed |= {"max_steps": options.steps} if options.steps else {}
             settings = load_settings(options.config, fixed | chosen)
             data = load_train_data(
                 options.task, [options.train], [options.dev] if options.dev else [], context=options.context,
                 seed=settings.split_seed, bio=settings.bio,
             )  # fmt: skip
+            if options.dev_limit is not None:
+                del data.dev[options.dev_limit :]
             run = options.output / f"{options.task}-{label.replace(', ', '-').replace(' ', '_')}-seed{seed}"
             with ui.progress(f"{label}, seed {seed}", None) as advance:
 

@@ -21,6 +21,7 @@ from checkpoints import (
     word_pieces,
 )
 from zhaiju.config import TrainSettings
+from zhaiju.data.chunks import arrays, pad
 from zhaiju.data.examples import Context, QAExample, SlotExample, Span
 from zhaiju.data.formats import ReadLog
 from zhaiju.data.labelled import repair_bio
@@ -28,7 +29,7 @@ from zhaiju.errors import CheckpointError
 from zhaiju.inference.backends import TorchBackend
 from zhaiju.inference.engine import Engine
 from zhaiju.modeling import checkpoint
-from zhaiju.modeling.network import arrays, collate, pad
+from zhaiju.modeling.network import collate
 from zhaiju.tasks import TASKS, make_task
 from zhaiju.training.evaluate import evaluate
 from zhaiju.training.loop import Loop, Stepped

@@ -9,13 +9,13 @@ import transformers
 
 from checkpoints import CHECKPOINTS, HIDDEN, INTENTS, LABELS, POSITIONS, SLOTTED, save, word_pieces
 from zhaiju.config import TrainSettings
+from zhaiju.data.chunks import arrays, pad
 from zhaiju.data.examples import IntentExample
 from zhaiju.data.formats import ReadLog
 from zhaiju.errors import ConfigError
 from zhaiju.inference.engine import make_engine
 from zhaiju.modeling.checkpoint import load
 from zhaiju.modeling.initialise import STRENGTH, discriminant_head, freeze_embeddings, mean_pooling
-from zhaiju.modeling.network import arrays, pad
 from zhaiju.tasks import IntentTask
 from zhaiju.training.loop import Loop
 from zhaiju.training.run import TrainData, train

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from checkpoints import MIXED, PARAGRAPHS, QUESTIONS, bert
 from zhaiju.data.batching import SMALL_BATCH
+from zhaiju.data.chunks import PADDING_TOLERATED, arrays, pad
 from zhaiju.data.encoding import Window
 from zhaiju.data.examples import Context, QAExample, Span
 from zhaiju.modeling.checkpoint import load
-from zhaiju.modeling.network import PADDING_TOLERATED, Network, arrays, collate, masked_cross_entropy, pad
+from zhaiju.modeling.network import Network, collate, masked_cross_entropy
 from zhaiju.tasks import TASKS
 from zhaiju.tasks.base import IGNORED, Head, Item
 

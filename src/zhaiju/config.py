@@ -58,6 +58,11 @@ class TrainSettings:
         "Tell the encoder through token types which context characters, bigrams and trigrams the question shares; "
         "needs type_vocab_size 5.",
     )
+    hints: bool = setting(
+        False,
+        "Tell the encoder through token types what matches, which sentence shares most with the question, where words "
+        "begin and what they are; needs type_vocab_size 641.",
+    )
     window: int = setting(384, "Most tokens of a window, question and special tokens included.", low=16)
     overlap: int = setting(64, "Characters that neighbouring windows of a paragraph share.", low=0)
     script: str = setting(AS_IS, "Script that the encoder sees; quotes keep their own.", choices=SCRIPTS)

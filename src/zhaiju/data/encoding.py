@@ -13,16 +13,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from zhaiju.data import hints as known
 from zhaiju.data.examples import Span
+from zhaiju.data.hints import Codes, Hints, Ints, match_levels
 from zhaiju.data.script import AS_IS, convert, fold
 from zhaiju.errors import CheckpointError, ConfigError, DataError, verbatim
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-Ints = npt.NDArray[np.int32]
 
 MIN_CONTEXT_TOKENS = 8
 CACHED_TEXTS = 4096
@@ -39,12 +38,14 @@ class Tokens:
         ends: int32 [N], non-decreasing.
         codes: uint64 [characters], the folded text's code points with 0 for what is no letter or digit; None
             unless token types tell what matches.
+        hints: What is known of the text; None unless token types tell it.
     """
 
     ids: Ints
     starts: Ints
     ends: Ints
-    codes: npt.NDArray[np.uint64] | None = None
+    codes: Codes | None = None
+    hints: Hints | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -116,10 +117,11 @@ class Encoding:
         overlap: Characters that neighbouring windows of a context share, at least; at most half a window.
         script: "as-is", "simplified" or "traditional": what the encoder sees.
         match_types: Put what the question and a context token share into `token_type_ids` (0..4).
+        hints: Put what `zhaiju.data.hints` knows into `token_type_ids` (0..640) instead.
 
     Raises:
         CheckpointError: the tokenizer is not a fast one.
-        ConfigError: window or overlap is out of range.
+        ConfigError: window or overlap is out of range, or token types are to tell two things.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class Encoding:
         overlap: int = 128,
         script: str = AS_IS,
         match_types: bool = False,
+        hints: bool = False,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise CheckpointError(
@@ -139,12 +142,15 @@ class Encoding:
             raise ConfigError(f"window is {window} tokens, expected at least {MIN_CONTEXT_TOKENS * 2}")
         if overlap < 0:
             raise ConfigError(f"overlap is {overlap} characters, expected 0 or more")
+        if match_types and hints:
+            raise ConfigError("match_types and hints both put something into the token types; choose one")
         convert("", script)
         self.tokenizer = tokenizer
         self.window = window
         self.overlap = overlap
         self.script = script
         self.match_types = match_types
+        self.hints = hints
         self._cache: OrderedDict[str | tuple[str, ...], Tokens] = OrderedDict()
 
     @property
@@ -217,7 +223,8 @@ class Encoding:
             # A piece of a character that several tokens share may be given no width or a step back.
             np.maximum.accumulate(offsets[:, 0]) if len(offsets) else offsets[:, 0],
             np.maximum.accumulate(offsets[:, 1]) if len(offsets) else offsets[:, 1],
-            _codes(text) if self.match_types else None,
+            known.codes_of(fold(text)) if self.match_types else None,
+            known.analyse(text) if self.hints else None,
         )
 
     @cached_property
@@ -274,7 +281,7 @@ class Encoding:
                 start = min(max(first - (capacity - length) // 2, 0), len(told.ids) - capacity)
                 cuts.append((start, start + capacity))
         types = self._context_types(asked, told)
-        frame = self._pair_frame(asked)
+        frame = self._pair_frame(asked, told)
         return [_window(frame, told, types, a, b, choice, len(context)) for a, b in cuts]
 
     def text_windows(self, text: str) -> list[Window]:
@@ -291,18 +298,25 @@ class Encoding:
         return [_window(self.frame, told, types, a, b, 0, length) for a, b in cuts]
 
     def _context_types(self, asked: Tokens, told: Tokens) -> Ints:
+        if asked.hints is not None and told.hints is not None:
+            return _token_first(known.context_types(asked.hints, told.hints), told)
         plain = np.full(len(told.ids), self.template.types[3], dtype=np.int32)
         if not self.match_types or asked.codes is None or told.codes is None:
             return plain
         return _token_maximum(match_levels(asked.codes, told.codes), told) + 1
 
-    def _pair_frame(self, asked: Tokens) -> Frame:
+    def _pair_frame(self, asked: Tokens, told: Tokens) -> Frame:
         template = self.template
+        before, own, between, _, after = template.types
+        types = (own,) * len(asked.ids)
+        if asked.hints is not None and told.hints is not None:
+            before, between, after = ((known.SPECIAL,) * len(part) for part in (before, between, after))
+            types = tuple(_token_first(known.question_types(asked.hints, told.hints), asked).tolist())
         return Frame(
             (*template.prefix, *asked.ids.tolist(), *template.middle),
-            (*template.types[0], *[template.types[1]] * len(asked.ids), *template.types[2]),
+            (*before, *types, *between),
             template.suffix,
-            template.types[4],
+            after,
             template.types[3],
         )
 
@@ -388,37 +402,11 @@ def locate(window: Window, span: Span) -> tuple[int, int] | None:
     return int(inside[first]), int(inside[last])
 
 
-def _codes(text: str) -> npt.NDArray[np.uint64]:
-    folded = fold(text)
-    return np.fromiter((ord(character) if character.isalnum() else 0 for character in folded), np.uint64, len(folded))
-
-
-def match_levels(asked: npt.NDArray[np.uint64], told: npt.NDArray[np.uint64]) -> Ints:
-    """What each character of a context shares with the question.
-
-    Args:
-        asked: uint64 [Q], folded code points, 0 for what is no letter or digit.
-        told: uint64 [N], likewise.
-
-    Returns:
-        int32 [N]: 0 nothing, 1 the character, 2 a bigram around it, 3 a trigram around it.
-    """
-    levels = np.zeros(len(told), dtype=np.int32)
-    bits = np.uint64(21)  # a code point has 21 bits, so a trigram has 63
-    asked_grams, told_grams = asked, told
-    asked_whole, told_whole = asked != 0, told != 0
-    for size in (1, 2, 3):
-        if size > 1:
-            if len(asked_grams) < 2 or len(told_grams) < 2:
-                break
-            asked_grams = (asked_grams[:-1] << bits) | asked[size - 1 :]
-            told_grams = (told_grams[:-1] << bits) | told[size - 1 :]
-            asked_whole = asked_whole[:-1] & (asked[size - 1 :] != 0)
-            told_whole = told_whole[:-1] & (told[size - 1 :] != 0)
-        hits = np.flatnonzero(np.isin(told_grams, asked_grams[asked_whole]) & told_whole)
-        for step in range(size):
-            levels[hits + step] = size
-    return levels
+def _token_first(types: Ints, tokens: Tokens) -> Ints:
+    """The type of each token's first character; the last one's for a token without width at the text's end."""
+    if not len(types):
+        return np.full(len(tokens.ids), known.SPECIAL, dtype=np.int32)
+    return types[np.minimum(tokens.starts, len(types) - 1)]
 
 
 def _token_maximum(levels: Ints, tokens: Tokens) -> Ints:

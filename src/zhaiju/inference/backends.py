@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from zhaiju.data.chunks import Chunk, arrays
 from zhaiju.errors import ConfigError
-from zhaiju.modeling.network import Chunk, Network, arrays
+from zhaiju.modeling.network import Network
 
 Precision = Literal["fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")

@@ -14,12 +14,12 @@ from typing import Any, cast
 import numpy as np
 
 from zhaiju.data.batching import by_budget
+from zhaiju.data.chunks import PADDING_TOLERATED, pad
 from zhaiju.data.encoding import Encoding, Window
 from zhaiju.errors import CheckpointError, DataError
 from zhaiju.inference.backends import Backend, Precision, TorchBackend
 from zhaiju.modeling.checkpoint import Checkpoint
 from zhaiju.modeling.memory import trim
-from zhaiju.modeling.network import PADDING_TOLERATED, pad
 from zhaiju.tasks.base import Task
 
 POOL_EXAMPLES = 256

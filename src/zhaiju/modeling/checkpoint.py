@@ -20,6 +20,7 @@ from typing import Any
 
 from zhaiju import files
 from zhaiju.data.encoding import MATCH_TYPES, Encoding
+from zhaiju.data.hints import HINT_TYPES
 from zhaiju.data.script import AS_IS
 from zhaiju.data.vocabulary import Kind, build_tokenizer
 from zhaiju.errors import CheckpointError, ConfigError
@@ -42,11 +43,12 @@ class Meta:
     overlap: int = DEFAULT_OVERLAP
     script: str = AS_IS
     match_types: bool = False
+    hints: bool = False
     search: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        kinds = {"task": str, "window": int, "overlap": int, "script": str, "match_types": bool}
+        kinds = {"task": str, "window": int, "overlap": int, "script": str, "match_types": bool, "hints": bool}
         kinds |= {"search": dict, "calibration": dict}
         for name, kind in kinds.items():
             value = getattr(self, name)
@@ -192,6 +194,7 @@ def load(
     overlap: int | None = None,
     script: str | None = None,
     match_types: bool | None = None,
+    hints: bool | None = None,
     labels: Sequence[str] | None = None,
     head_required: bool = True,
 ) -> Checkpoint:
@@ -204,6 +207,7 @@ def load(
         overlap: Characters shared by neighbouring windows; None: as trained.
         script: What the encoder sees; None: as trained.
         match_types: Whether token types tell what matches; None: as trained.
+        hints: Whether they tell what `zhaiju.data.hints` knows; None: as trained.
         labels: Classes to tell apart, for a training to come; None: as trained.
         head_required: Refuse weights without the task's output layer; training starts it afresh instead.
 
@@ -229,6 +233,7 @@ def load(
         overlap=meta.overlap if overlap is None else overlap,
         script=meta.script if script is None else script,
         match_types=meta.match_types if match_types is None else match_types,
+        hints=meta.hints if hints is None else hints,
     )
     return Checkpoint(Network(model, head), encoding, meta, where)
 
@@ -243,6 +248,7 @@ def from_scratch(
     overlap: int,
     script: str,
     match_types: bool,
+    hints: bool = False,
     labels: Sequence[str] | None = None,
 ) -> Checkpoint:
     """The task's architecture with random weights.
@@ -257,6 +263,7 @@ def from_scratch(
         overlap: Characters shared by neighbouring windows.
         script: What the encoder sees.
         match_types: Whether token types tell what matches.
+        hints: Whether they tell what `zhaiju.data.hints` knows.
         labels: Classes to tell apart, where the task has any.
     """
     import transformers
@@ -283,15 +290,24 @@ def from_scratch(
             pad_token_id=tokenizer.pad_token_id,
         )
         _set_labels(config, labels)
-    if match_types:
-        config.type_vocab_size = MATCH_TYPES
-    encoding = make_encoding(tokenizer, config, window=window, overlap=overlap, script=script, match_types=match_types)
+    if match_types or hints:
+        config.type_vocab_size = HINT_TYPES if hints else MATCH_TYPES
+    encoding = make_encoding(
+        tokenizer, config, window=window, overlap=overlap, script=script, match_types=match_types, hints=hints
+    )
     model = _quietly(where, lambda: getattr(transformers, head.auto_class).from_config(config))
     return Checkpoint(Network(model, head), encoding, Meta(), where)
 
 
 def make_encoding(
-    tokenizer: Any, config: Any, *, window: int | None, overlap: int, script: str, match_types: bool
+    tokenizer: Any,
+    config: Any,
+    *,
+    window: int | None,
+    overlap: int,
+    script: str,
+    match_types: bool,
+    hints: bool = False,
 ) -> Encoding:
     """An `Encoding` within what the encoder can take.
 
@@ -309,12 +325,13 @@ def make_encoding(
         window = min(DEFAULT_WINDOW, most)
     if window > most:
         raise ConfigError(f"window is {window} tokens, expected at most {most}, the encoder's positions")
-    if match_types and (getattr(config, "type_vocab_size", 0) or 0) < MATCH_TYPES:
-        raise ConfigError(
-            f"match_types needs an encoder with type_vocab_size {MATCH_TYPES}, "
-            f"found {getattr(config, 'type_vocab_size', 0)}; train one with --scratch"
-        )
-    return Encoding(tokenizer, window=window, overlap=overlap, script=script, match_types=match_types)
+    types = getattr(config, "type_vocab_size", 0) or 0
+    for wanted, name, needed in ((match_types, "match_types", MATCH_TYPES), (hints, "hints", HINT_TYPES)):
+        if wanted and types < needed:
+            raise ConfigError(
+                f"{name} needs an encoder with type_vocab_size {needed}, found {types}; train one with --scratch"
+            )
+    return Encoding(tokenizer, window=window, overlap=overlap, script=script, match_types=match_types, hints=hints)
 
 
 def max_positions(tokenizer: Any, config: Any) -> int:
@@ -354,6 +371,7 @@ def save(directory: Path, network: Network, encoding: Encoding, meta: Meta) -> N
         "overlap": encoding.overlap,
         "script": encoding.script,
         "match_types": encoding.match_types,
+        "hints": encoding.hints,
         "search": dict(meta.search),
     }
     if meta.calibration:

@@ -17,8 +17,9 @@ import numpy.typing as npt
 import torch
 
 from zhaiju.data.batching import by_budget
+from zhaiju.data.chunks import PADDING_TOLERATED, arrays, pad
 from zhaiju.errors import ConfigError
-from zhaiju.modeling.network import PADDING_TOLERATED, Network, arrays, pad
+from zhaiju.modeling.network import Network
 from zhaiju.tasks.base import Item, log_softmax
 
 STRENGTH = 4.0  # of the mean beside the first token's own vector

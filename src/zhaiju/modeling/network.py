@@ -18,30 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zhaiju.data.batching import by_budget
-from zhaiju.data.encoding import Window
+from zhaiju.data.chunks import PADDING_TOLERATED, Chunk, arrays, pad
 from zhaiju.tasks.base import IGNORED, Head, Item
-
-PADDING_TOLERATED = 0.04
-
-
-@dataclass(slots=True)
-class Chunk:
-    """Windows of similar length, padded to the longest.
-
-    Attributes:
-        input_ids: int64 [n, T].
-        token_type_ids: int64 [n, T].
-        attention_mask: int64 [n, T], 1 for tokens, 0 for padding.
-        answerable: bool [n, T], tokens that may begin or end an answer: the context's, and the first, which
-            stands for "no answer".
-        rows: Place of each window in its batch.
-    """
-
-    input_ids: npt.NDArray[np.int64]
-    token_type_ids: npt.NDArray[np.int64]
-    attention_mask: npt.NDArray[np.int64]
-    answerable: npt.NDArray[np.bool_]
-    rows: list[int]
 
 
 @dataclass(slots=True)
@@ -65,23 +43,6 @@ class Batch:
         """(Tokens without padding, tokens with it)."""
         real = sum(int(chunk.attention_mask.sum()) for chunk in self.chunks)
         return real, sum(chunk.attention_mask.size for chunk in self.chunks)
-
-
-def pad(windows: Sequence[Window], pad_id: int, rows: Sequence[int] = ()) -> Chunk:
-    """Stack windows into one chunk."""
-    shape = len(windows), max(map(len, windows))
-    input_ids = np.full(shape, pad_id, dtype=np.int64)
-    token_type_ids = np.zeros(shape, dtype=np.int64)
-    attention_mask = np.zeros(shape, dtype=np.int64)
-    answerable = np.zeros(shape, dtype=np.bool_)
-    for row, window in enumerate(windows):
-        length = len(window)
-        input_ids[row, :length] = window.input_ids
-        token_type_ids[row, :length] = window.token_type_ids
-        attention_mask[row, :length] = 1
-        answerable[row, :length] = window.starts >= 0
-    answerable[:, 0] = True
-    return Chunk(input_ids, token_type_ids, attention_mask, answerable, list(rows))
 
 
 def collate(items: Sequence[Item], head: Head, pad_id: int) -> Batch:
@@ -186,11 +147,6 @@ def _means(logits: Tensor, places: Tensor, items: int) -> Tensor:
     """Mean of the rows [windows, L] of each of `items` items: an utterance that needs several windows."""
     sums = logits.new_zeros(items, logits.shape[1]).index_add(0, places, logits)
     return sums / torch.bincount(places, minlength=items).unsqueeze(1)
-
-
-def arrays(chunk: Chunk) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """What `Network.logits` takes, in its order."""
-    return chunk.input_ids, chunk.token_type_ids, chunk.attention_mask
 
 
 def masked_cross_entropy(

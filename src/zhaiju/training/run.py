@@ -438,6 +438,7 @@ def _start(
         "overlap": settings.overlap,
         "script": settings.script,
         "match_types": settings.match_types,
+        "hints": settings.hints,
         "labels": labels or None,
     }
     if not settings.scratch:

@@ -41,7 +41,13 @@ class TrainSettings:
         "Start from random weights: of the encoder's architecture and tokenizer if one is named, else of the shape "
         "below with a vocabulary built from the training text.",
     )
-    layers: int = setting(4, "Layers of an encoder made from nothing.", low=1)
+    architecture: str = setting(
+        "bert",
+        "Architecture of an encoder made from nothing: bert (learnt positions) or roformer (rotary ones, which learn "
+        "more from little data).",
+        choices=("bert", "roformer"),
+    )
+    layers: int = setting(4, "Its layers.", low=1)
     hidden: int = setting(256, "Its width.", low=8)
     heads: int = setting(4, "Its attention heads.", low=1)
     intermediate: int = setting(1024, "Width of its feed-forward layers.", low=8)
@@ -69,6 +75,14 @@ class TrainSettings:
     negatives: int = setting(3, "select: wrong paragraphs drawn beside the right one, anew each epoch.", low=1)
     no_answer_rate: float = setting(
         1.0, "read: share of the windows without an answer that an epoch trains on.", low=0, high=1
+    )
+    random_windows: bool = setting(
+        False,
+        "read: train on one window an answer, put around it at random anew each epoch, and at no_answer_rate on one "
+        "without, of the same paragraph or of another candidate.",
+    )
+    mask_rate: float = setting(
+        0.0, "read: mean share of a window's tokens hidden from the encoder in training.", low=0, high=0.5
     )
     max_answer_chars: int = setting(50, "read: longest quote in characters; 0: no limit.", low=0, high=1 << 31)
     pooling: str = setting(
@@ -107,6 +121,9 @@ class TrainSettings:
         high=0.99999,
     )
     freeze_embeddings: bool = setting(False, "Leave the embeddings as they are: faster, and hardly worse.")
+    pooled_dropout: bool = setting(
+        False, "Take dropout's masks from a pool made once instead of drawing each: faster on a CPU."
+    )
     clip: float = setting(1.0, "Largest gradient norm; 0: no clipping.", low=0)
     batch_tokens: int = setting(8192, "Tokens of a batch, padding included.", low=16)
     batch_size: int = setting(0, "Most questions, windows (read) or utterances of a batch; 0: as many as fit.", low=0)

@@ -108,6 +108,29 @@ class Template:
         return len(self.prefix) + len(self.middle) + len(self.suffix)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """A question with a context, before it is cut into windows.
+
+    Attributes:
+        frame: What stands around the context in every window, the question among it.
+        told: The context's tokens.
+        types: int32 [N], their token types.
+        capacity: Most of them that a window can hold.
+        length: Characters of the context.
+    """
+
+    frame: Frame
+    told: Tokens
+    types: Ints
+    capacity: int
+    length: int
+
+    def window(self, a: int, b: int, choice: int = 0) -> Window:
+        """The window with the context's tokens `[a, b)`."""
+        return _window(self.frame, self.told, self.types, a, b, choice, self.length)
+
+
 class Encoding:
     """A tokenizer with the settings of windows: the only way from text to tokens in zhaiju.
 
@@ -157,6 +180,14 @@ class Encoding:
     def pad_id(self) -> int:
         """The token to pad with; the attention mask hides it, so 0 serves a tokenizer that names none."""
         return self.tokenizer.pad_token_id or 0
+
+    @property
+    def mask_id(self) -> int:
+        """The token that stands for a hidden one: [MASK], else the unknown one, else the padding."""
+        for token in (self.tokenizer.mask_token_id, self.tokenizer.unk_token_id):
+            if token is not None:
+                return int(token)
+        return self.pad_id
 
     @cached_property
     def template(self) -> Template:
@@ -271,8 +302,8 @@ class Encoding:
         Returns:
             At least one window. Together they hold every token of the context.
         """
-        asked, told = self.tokens(question), self.tokens(context)
-        capacity = self.capacity(question)
+        pair = self.pair(question, context)
+        told, capacity = pair.told, pair.capacity
         cuts = cut(told, capacity, self.overlap)
         for span in hold:
             first, last = cover(told, span.start, span.end)
@@ -280,9 +311,17 @@ class Encoding:
             if 0 < length <= capacity and not any(a <= first and last < b for a, b in cuts):
                 start = min(max(first - (capacity - length) // 2, 0), len(told.ids) - capacity)
                 cuts.append((start, start + capacity))
-        types = self._context_types(asked, told)
-        frame = self._pair_frame(asked, told)
-        return [_window(frame, told, types, a, b, choice, len(context)) for a, b in cuts]
+        return [pair.window(a, b, choice) for a, b in cuts]
+
+    def pair(self, question: str, context: str) -> Pair:
+        """The question and the context, tokenised and compared, to cut windows from.
+
+        Raises:
+            DataError: the question leaves no room for a context.
+        """
+        asked, told = self.tokens(question), self.tokens(context)
+        capacity = self.capacity(question)
+        return Pair(self._pair_frame(asked, told), told, self._context_types(asked, told), capacity, len(context))
 
     def text_windows(self, text: str) -> list[Window]:
         """A text that stands alone, in windows of nearly equal length that together hold all of it."""

@@ -25,6 +25,7 @@ from zhaiju.data.script import AS_IS
 from zhaiju.data.vocabulary import Kind, build_tokenizer
 from zhaiju.errors import CheckpointError, ConfigError
 from zhaiju.modeling.network import Network
+from zhaiju.modeling.parts import plain_state
 from zhaiju.tasks import TASKS, make_task
 from zhaiju.tasks.base import Head, Task
 
@@ -114,8 +115,9 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Shape:
-    """Architecture of an encoder that is made from nothing (a `BertConfig`)."""
+    """Shape of an encoder that is made from nothing (a `BertConfig` or a `RoFormerConfig`)."""
 
+    architecture: str = "bert"
     layers: int = 4
     hidden: int = 256
     heads: int = 4
@@ -257,7 +259,7 @@ def from_scratch(
         task: The task.
         texts: Training text, for the vocabulary; read only where no encoder is named.
         encoder: Take the architecture and the tokenizer of this checkpoint (a `config.json` and tokenizer files
-            are enough, weights are not looked at); None: a BERT of `shape` with a vocabulary from `texts`.
+            are enough, weights are not looked at); None: an encoder of `shape` with a vocabulary from `texts`.
         shape: See `encoder`.
         window: Most tokens of a window.
         overlap: Characters shared by neighbouring windows.
@@ -278,17 +280,22 @@ def from_scratch(
         tokenizer = build_tokenizer(texts, kind=shape.vocabulary, size=shape.vocabulary_size, script=script)
         if shape.hidden % shape.heads:
             raise ConfigError(f"hidden is {shape.hidden}, expected a multiple of heads ({shape.heads})")
-        config = transformers.BertConfig(
-            vocab_size=len(tokenizer),
-            num_hidden_layers=shape.layers,
-            hidden_size=shape.hidden,
-            num_attention_heads=shape.heads,
-            intermediate_size=shape.intermediate,
-            max_position_embeddings=shape.positions,
-            hidden_dropout_prob=shape.dropout,
-            attention_probs_dropout_prob=shape.dropout,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        values: dict[str, Any] = {
+            "vocab_size": len(tokenizer),
+            "num_hidden_layers": shape.layers,
+            "hidden_size": shape.hidden,
+            "num_attention_heads": shape.heads,
+            "intermediate_size": shape.intermediate,
+            "max_position_embeddings": shape.positions,
+            "hidden_dropout_prob": shape.dropout,
+            "attention_probs_dropout_prob": shape.dropout,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+        if shape.architecture == "roformer":
+            config = transformers.RoFormerConfig(**values, embedding_size=shape.hidden)
+            _summary_of_first(config, head)
+        else:
+            config = transformers.BertConfig(**values)
         _set_labels(config, labels)
     if match_types or hints:
         config.type_vocab_size = HINT_TYPES if hints else MATCH_TYPES
@@ -363,7 +370,7 @@ def load_tokenizer(where: str) -> Any:
 def save(directory: Path, network: Network, encoding: Encoding, meta: Meta) -> None:
     """Write a checkpoint into an existing directory; the caller makes that atomic."""
     with _silence():
-        network.model.save_pretrained(directory)
+        network.model.save_pretrained(directory, state_dict=plain_state(network.model))
         encoding.tokenizer.save_pretrained(directory)
     values = {
         "task": meta.task,
@@ -428,9 +435,13 @@ def _load_config(where: str, head: Head, labels: Sequence[str] | None) -> Any:
         config.problem_type = None
     if head.over == "tokens":
         config.num_labels = 2  # start and end, whatever classes the encoder told apart before
+    _summary_of_first(config, head)
+    return config
+
+
+def _summary_of_first(config: Any, head: Head) -> None:
     if head.over == "choices" and config.model_type in {"roformer", "convbert"} and not hasattr(config, "summary_type"):
         config.summary_type = "first"  # these would look at the last token, and that is padding
-    return config
 
 
 def _load_model(where: str, head: Head, labels: Sequence[str] | None, *, head_required: bool) -> Any:

@@ -10,18 +10,19 @@ best one takes its place.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from zhaiju.data.encoding import Encoding, Window, locate
-from zhaiju.data.examples import Candidate, QAExample, ReadPrediction
+from zhaiju.data.encoding import Encoding, Pair, Window, cover, locate
+from zhaiju.data.examples import Candidate, QAExample, ReadPrediction, Span
 from zhaiju.errors import DataError
 from zhaiju.tasks import metrics
 from zhaiju.tasks.base import Floats, Head, Item, Judgement, means
 
 NO_ANSWER = (0, 0)
+TRIES = 4  # windows without an answer to choose one from
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class ReadTask:
         null_threshold: Answer "" when the no-answer logit exceeds the best span's by more than this; None: always
             quote.
         no_answer_rate: Share of the windows without an answer that an epoch trains on, 0..1.
+        random_windows: Train on one window an answer, at a random place around it, and at `no_answer_rate` on one
+            window without it, of the same paragraph or of another candidate.
+        mask_rate: Mean share of a window's tokens that training hides.
         temperature: Logits are divided by it (see `zhaiju.tasks.calibration`).
     """
 
@@ -41,6 +45,8 @@ class ReadTask:
     n_best: int = 5
     null_threshold: float | None = None
     no_answer_rate: float = 1.0
+    random_windows: bool = False
+    mask_rate: float = 0.0
     temperature: float = 1.0
 
     name = "read"
@@ -55,6 +61,17 @@ class ReadTask:
         """
         if not example.answers and not example.impossible:
             return []
+        if self.random_windows and example.answers:
+            items = _random_items(example, encoding, generator, self.no_answer_rate)
+        else:
+            items = self._all_items(example, encoding, generator)
+        if self.mask_rate:
+            items = [
+                Item([_masked(item.windows[0], encoding, generator, self.mask_rate)], item.label) for item in items
+            ]
+        return items
+
+    def _all_items(self, example: QAExample, encoding: Encoding, generator: np.random.Generator) -> list[Item]:
         context = example.context.text
         items = []
         for window in encoding.windows(example.question, context, hold=example.answers):
@@ -128,6 +145,59 @@ class ReadTask:
             DataError: an example has no gold answer.
         """
         return metrics.score_answers(_gold(examples), {prediction.id: prediction.answer for prediction in predictions})
+
+
+def _random_items(
+    example: QAExample, encoding: Encoding, generator: np.random.Generator, no_answer_rate: float
+) -> list[Item]:
+    """A window around one of the answers; at a rate also one that holds none."""
+    pair = encoding.pair(example.question, example.context.text)
+    span = example.answers[int(generator.integers(len(example.answers)))]
+    first, last = cover(pair.told, span.start, span.end)
+    total, room = len(pair.told.ids), min(pair.capacity, len(pair.told.ids))
+    items = []
+    if first <= last < first + room:
+        a = int(generator.integers(max(0, last + 1 - room), min(first, total - room) + 1))
+        window = pair.window(a, a + room)
+        label = locate(window, span)
+        items.append(Item([window], NO_ANSWER if label is None else label))
+    if generator.random() >= no_answer_rate:
+        return items
+    others = [index for index in range(len(example.contexts)) if index != (example.relevant or 0)]
+    if others and generator.random() < 0.5:
+        other = example.contexts[others[int(generator.integers(len(others)))]].text
+        wrong = _likeliest(encoding.pair(example.question, other), [], generator)
+    else:
+        wrong = _likeliest(pair, example.answers, generator) if total > room else None
+    return items if wrong is None else [*items, Item([wrong], NO_ANSWER)]
+
+
+def _likeliest(pair: Pair, answers: Sequence[Span], generator: np.random.Generator) -> Window | None:
+    """Of a few random windows that touch no answer, the one whose tokens are most often the question's; or None."""
+    total, room = len(pair.told.ids), min(pair.capacity, len(pair.told.ids))
+    asked = np.array(pair.frame.head, dtype=np.int32)
+    best, most = None, -1
+    for _ in range(TRIES):
+        a = int(generator.integers(0, total - room + 1))
+        window = pair.window(a, a + room)
+        if any(answer.start < window.end and window.start < answer.end for answer in answers):
+            continue
+        shared = int(np.isin(pair.told.ids[a : a + room], asked).sum())
+        if shared > most:
+            best, most = window, shared
+    return best
+
+
+def _masked(window: Window, encoding: Encoding, generator: np.random.Generator, rate: float) -> Window:
+    """The window with some of its tokens hidden, special ones excepted: up to twice `rate` of each side."""
+    hidden = np.zeros(len(window), dtype=np.bool_)
+    context = window.starts >= 0
+    question = ~context
+    question[: len(encoding.template.prefix)] = False
+    question[int(context.argmax()) - len(encoding.template.middle) :] = False
+    for side in (question, context):
+        hidden |= side & (generator.random(len(window)) < 2 * rate * generator.random())
+    return replace(window, input_ids=np.where(hidden, np.int32(encoding.mask_id), window.input_ids))
 
 
 def _gold(examples: Sequence[QAExample]) -> dict[str, tuple[str, ...]]:

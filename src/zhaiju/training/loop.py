@@ -23,6 +23,7 @@ from zhaiju.data.encoding import Encoding
 from zhaiju.errors import DataError, TrainingError
 from zhaiju.modeling.memory import trim
 from zhaiju.modeling.network import Network, collate
+from zhaiju.modeling.parts import is_parametrised
 from zhaiju.tasks.base import Item, Task
 
 TRIM_STEPS = 20
@@ -130,6 +131,7 @@ class Loop:
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.trained: list[torch.Tensor] = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.average = [value.detach().clone() for value in self.trained] if settings.average else []
+        self.parametrised = is_parametrised(network)
         self.step = 0
         self.epoch = 0
         self.position = 0  # batches of the epoch that are done
@@ -142,7 +144,7 @@ class Loop:
         """All that `load_state_dict` needs beside the weights to go on exactly."""
         return {
             "optimizer": self.optimizer.state_dict(),
-            "weights": [value.detach() for value in self.trained] if self.average else [],
+            "weights": [value.detach() for value in self.trained] if self.average or self.parametrised else [],
             "average": self.average,
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],

@@ -50,6 +50,7 @@ from zhaiju.inference.calibrate import MOST_EXAMPLES, calibrate, calibration_rec
 from zhaiju.inference.engine import Engine, make_engine
 from zhaiju.modeling.checkpoint import Checkpoint, Meta, Shape, from_scratch, load, save, save_calibration
 from zhaiju.modeling.initialise import discriminant_head, freeze_embeddings, mean_pooling
+from zhaiju.modeling.parts import pool_dropout, sum_token_types
 from zhaiju.tasks import make_task
 from zhaiju.tasks.base import Task
 from zhaiju.training.evaluate import evaluate
@@ -274,6 +275,10 @@ def _train(
     pad_id = checkpoint.encoding.pad_id
     if resumed is None and task_name == "intent":
         _first_weights(checkpoint, task, settings, data)
+    if settings.hints and settings.scratch:
+        sum_token_types(checkpoint.network)
+    if settings.pooled_dropout:
+        pool_dropout(checkpoint.network)
     if settings.freeze_embeddings:
         freeze_embeddings(checkpoint.network)
     engine = Engine(

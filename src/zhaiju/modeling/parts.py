@@ -1,0 +1,105 @@
+"""Changes to a network for the time of its training; what is kept is a plain transformers checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from zhaiju.data.hints import HINT_TYPES, SPECIAL, fields
+from zhaiju.modeling.network import Network
+
+POOL = 1 << 24
+_PARAMETRISED = ".parametrizations.weight.original"
+
+
+class SumOfParts(nn.Module):
+    """Token type embeddings as sums: of an embedding for each value of each of a hint's fields.
+
+    So a type that hardly occurs is known by its parts. Parts [P, H] in, types [641, H] out.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        found = fields(np.arange(HINT_TYPES))
+        sizes = [int(values.max()) + 1 for values in found.values()]
+        starts = np.cumsum([0, *sizes[:-1]])
+        self.size = int(sum(sizes))
+        members = np.stack([values + start for values, start in zip(found.values(), starts, strict=True)], 1)
+        self.register_buffer("members", torch.from_numpy(members), persistent=False)
+        self.members: Tensor
+        self.side = sizes[0]
+
+    def forward(self, parts: Tensor) -> Tensor:
+        """The table of types."""
+        table = F.embedding(self.members, parts)  # [641, fields, H]
+        special = table[SPECIAL, :1].sum(0, keepdim=True)  # a special token has a side and nothing else
+        return torch.cat([special, table[SPECIAL + 1 :].sum(1)])
+
+    def right_inverse(self, table: Tensor) -> Tensor:
+        """Fresh parts, as wide and as spread as the table is; a plain table has none to find again."""
+        return torch.randn(self.size, table.shape[1]) * table.std()
+
+
+def sum_token_types(network: Network) -> None:
+    """Train the hints' token types as sums of parts."""
+    embeddings = network.model.base_model.embeddings.token_type_embeddings
+    parametrize.register_parametrization(embeddings, "weight", SumOfParts(), unsafe=True)
+
+
+def is_parametrised(network: nn.Module) -> bool:
+    """Whether a checkpoint of the network does not hold all that a training needs to go on."""
+    return any(name.endswith(_PARAMETRISED) for name, _ in network.named_parameters())
+
+
+def plain_state(model: nn.Module) -> dict[str, Any]:
+    """The state as it is without parametrisations: what a checkpoint holds."""
+    state: dict[str, Any] = dict(model.state_dict())
+    for name in [name for name in state if name.endswith(_PARAMETRISED)]:
+        del state[name]
+        where = name.removesuffix(_PARAMETRISED)
+        weight: Any = model.get_submodule(where).weight
+        state[f"{where}.weight"] = weight.detach()
+    return state
+
+
+class PooledDropout(nn.Module):
+    """Dropout whose masks are slices of a pool, at random places: drawing a number for each value is dear on a CPU.
+
+    Args:
+        p: Probability that a value is dropped.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+        kept = torch.rand(POOL, generator=torch.Generator().manual_seed(0)) >= p
+        self.masks = kept.to(torch.bfloat16)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Drop and rescale, in training only."""
+        if not self.training or not self.p:
+            return values
+        count = values.numel()
+        if count >= POOL or values.device.type != "cpu":
+            return F.dropout(values, self.p)
+        start = int(torch.randint(POOL - count, ()))
+        return (values * self.masks[start : start + count].view(values.shape)).mul_(1 / (1 - self.p))
+
+
+def pool_dropout(module: nn.Module) -> None:
+    """Replace each `Dropout` of a module; those of one probability share a pool."""
+    pools: dict[float, PooledDropout] = {}
+
+    def replace(parent: nn.Module) -> None:
+        for name, child in parent.named_children():
+            if isinstance(child, nn.Dropout):
+                setattr(parent, name, pools.setdefault(child.p, PooledDropout(child.p)))
+            else:
+                replace(child)
+
+    replace(module)

@@ -20,7 +20,7 @@ from zhaiju.data.labelled import sentence_example
 from zhaiju.errors import ConfigError, DataError
 from zhaiju.inference.answer import Answerer, Joint, load_joint
 from zhaiju.inference.engine import Engine, make_engine
-from zhaiju.modeling.checkpoint import load, read_meta, resolve
+from zhaiju.modeling.checkpoint import STARTER, load, read_meta, resolve
 from zhaiju.tasks.base import Task
 
 PredictionT = TypeVar("PredictionT")
@@ -56,6 +56,8 @@ class Model:
     def load(cls, what: str, *, selector: str | None = None, task: str | None = None, precision: str = "fp32") -> Model:
         """See `zhaiju.load`."""
         name = task or read_meta(resolve(what)).task or "read"
+        if what == STARTER and name == "read":
+            selector = selector or STARTER
         if selector is not None and name != "read":
             raise ConfigError(f"{what} is a checkpoint for {name}; a selector goes with a reader")
         first = load(what, name)

@@ -22,6 +22,8 @@ from zhaiju.config import TrainSettings, _types, load_settings, plain_type
 from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError, ZhaijuError
 
 if TYPE_CHECKING:
+    from zhaiju.corpus.ask import Answer, Quote, Searchable
+    from zhaiju.corpus.index import Embedding
     from zhaiju.data.examples import QAExample, ReadPrediction
     from zhaiju.data.formats import ReadLog
     from zhaiju.inference.engine import Engine
@@ -60,6 +62,238 @@ Split = Annotated[
 ]
 Bio = Annotated[str, typer.Option(help="slots: a malformed tag is an error (strict), or read as B- (repair).")]
 SkipFaulty = Annotated[bool, typer.Option("--skip-faulty", help="Leave faulty rows out, counted, instead of stopping.")]
+
+
+@app.command(epilog='Example: zhaiju ask "誰建造了這座橋？" notes/ report.pdf')
+def ask(
+    question: Annotated[
+        str | None, typer.Argument(help="The question. Leave it out to ask one after another.", show_default=False)
+    ] = None,
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Documents and folders of them: text, Markdown, HTML, PDF, DOCX, a JSON list of texts; - is stdin.",
+            show_default=False,
+        ),
+    ] = None,
+    index: Annotated[str | None, typer.Option(help="Ask an index made by zhaiju index instead of documents.")] = None,
+    reader: Annotated[str, typer.Option(help="starter, a run, a checkpoint directory or a hub id.")] = "starter",
+    selector: Annotated[str, typer.Option(help="The same; none: every candidate paragraph is read.")] = "starter",
+    candidates: Annotated[int, typer.Option(help="Paragraphs to select from.", min=1)] = 8,
+    number: Annotated[
+        int, typer.Option("-n", help="Show this many answers, the runners-up after the best.", min=1)
+    ] = 1,
+    embedder: Annotated[
+        str | None, typer.Option(help="The encoder that the index was made with, if it holds vectors.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer questions by quoting documents.
+
+    Says so where the documents do not seem to hold the answer.
+    """
+    from zhaiju.data.examples import check_text
+
+    asked, places = _question_and_paths(question, paths or [], index)
+    if asked is not None:
+        check_text(asked, "question")
+    source = _open_source(places, index, embedder)
+    from zhaiju.corpus.ask import load_asker
+
+    asker = load_asker(reader, None if selector == "none" else selector, candidates=candidates)
+    if asker.trust is None:
+        ui.note("this reader and selector were not calibrated together: nothing is held back")
+    if asked is not None:
+        _tell(asker.ask(asked, source), number, as_json)
+        return
+    while (line := _next_question()) is not None:
+        try:
+            _tell(asker.ask(line, source), number, as_json)
+        except DataError as error:  # a question too long is not the end
+            ui.note(ui.visible(f"zhaiju: {error}"))
+
+
+def _question_and_paths(question: str | None, paths: list[str], index: str | None) -> tuple[str | None, list[str]]:
+    """The first argument is a path if it names one and no question follows from the rest."""
+    if question is None:
+        return None, []
+    if index is not None:
+        if paths:
+            raise ConfigError("--index takes the place of paths; give one or the other")
+        return question, []
+    if not paths and (question == "-" or os.path.exists(question)):
+        return None, [question]
+    if paths and os.path.exists(question) and all(path == "-" or os.path.exists(path) for path in paths):
+        return None, [question, *paths]
+    return question, paths
+
+
+def _open_source(paths: list[str], index: str | None, embedder: str | None) -> Searchable:
+    from zhaiju.corpus.ask import Paragraphs
+
+    if index is not None:
+        from zhaiju.corpus.index import Index
+
+        return Index.open(index, embedding=_embedding(embedder))
+    if not paths and not sys.stdin.isatty():
+        paths = ["-"]
+    if not paths:
+        raise ConfigError("no documents named: expected files, folders, - for stdin, or --index")
+    from zhaiju.corpus.documents import find_documents, read_document
+
+    paragraphs = []
+    with ui.progress("reading documents", None) as advance:
+        for path in find_documents(paths, warn=_warn):
+            try:
+                paragraphs += read_document(path)
+            except DataError as error:
+                if str(path) in paths:
+                    raise
+                _warn(str(error))
+            advance(1)
+    if not paragraphs:
+        raise DataError("no text in the documents", file=", ".join(paths))
+    return Paragraphs(paragraphs)
+
+
+def _warn(message: str) -> None:
+    ui.note(ui.visible(f"zhaiju: {' '.join(message.split())}"))
+
+
+def _embedding(name: str | None) -> Embedding | None:
+    if name is None:
+        return None
+    from zhaiju.corpus.embed import load_embedding
+
+    return load_embedding(name)
+
+
+def _next_question() -> str | None:
+    """The next line that is not blank; None at the end."""
+    while True:
+        if sys.stdin.isatty():
+            try:
+                line = input("問> ")
+            except EOFError:
+                print()
+                return None
+        else:
+            line = sys.stdin.readline()
+            if not line:
+                return None
+        if line.strip():
+            return line.strip()
+
+
+def _tell(answer: Answer, number: int, as_json: bool) -> None:
+    from zhaiju.corpus.ask import sentence_around
+
+    if as_json:
+        print(json.dumps(_told(answer, number), ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+        return
+    out = ui.console()
+    if not answer.found:
+        text = "文件裡找不到答案。The documents do not seem to hold the answer"
+        if answer.threshold is not None and answer.quotes:
+            text += f" (confidence {answer.confidence:.0%}, below {answer.threshold:.0%}). The nearest:"
+        out.print(text if text.endswith(":") else f"{text}.", style="bold")
+    for place, quote in enumerate(answer.quotes[:number]):
+        first, last = sentence_around(quote.paragraph.text, quote.start, quote.end)
+        out.print(ui.marked(quote.paragraph.text, quote.start, quote.end, first, last))
+        sure = f"confidence {answer.confidence:.0%}" if place == 0 else f"score {quote.score:.0%}"
+        heading = f", {quote.paragraph.heading}" if quote.paragraph.heading else ""
+        out.print(ui.visible(f"    {quote.source}{heading}, {sure}"), style="dim")
+
+
+def _told(answer: Answer, number: int) -> dict[str, Any]:
+    from zhaiju.corpus.ask import sentence_around
+
+    def quoted(quote: Quote) -> dict[str, Any]:
+        first, last = sentence_around(quote.paragraph.text, quote.start, quote.end)
+        return {
+            "answer": quote.text,
+            "start": quote.start,
+            "end": quote.end,
+            "score": quote.score,
+            "source": quote.source,
+            "document": quote.paragraph.document,
+            "line": quote.paragraph.line,
+            "page": quote.paragraph.page,
+            "sentence": quote.paragraph.text[first:last],
+            "paragraph": quote.paragraph.text,
+        }
+
+    return {
+        "question": answer.question,
+        "found": answer.found,
+        "answer": answer.quotes[0].text if answer.found else "",
+        "confidence": answer.confidence,
+        "threshold": answer.threshold,
+        "quotes": [quoted(quote) for quote in answer.quotes[:number]],
+    }
+
+
+@app.command(epilog="Example: zhaiju index notes/ report.pdf -o notes.index")
+def index(
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="Documents and folders of them.", show_default=False)
+    ] = None,
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="The index: a folder, or an address such as s3://bucket/notes.")
+    ] = "zhaiju.index",
+    embedder: Annotated[
+        str | None, typer.Option(help="Keep vectors of this encoder too (a directory or hub id), for hybrid search.")
+    ] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="Remove a document; may be given again.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="List the documents in the index.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Keep documents in an index on disk, to be asked again and again; run it again to follow their changes.
+
+    Only what is new or changed is read. What has gone from the folders named is removed.
+    """
+    from zhaiju.corpus.index import Index, sync
+
+    if not paths and not remove and not show:
+        raise ConfigError("no documents named: expected files or folders, --remove or --list")
+    table = Index.open(output, create=bool(paths), embedding=_embedding(embedder))
+    report: dict[str, Any] = {}
+    if remove:
+        names = [os.path.abspath(name) for name in remove]
+        known = {stored.document for stored in table.documents()}
+        for name, given in zip(names, remove, strict=True):
+            if name not in known:
+                raise DataError("is not in the index", file=given)
+        table.commit([], names)
+        report["removed"] = len(names)
+    if paths:
+        from zhaiju.corpus.documents import find_documents, read_document
+
+        named = [os.path.abspath(path) for path in paths]
+        found = [str(path) for path in find_documents(named, warn=_warn)]
+        with ui.progress("indexing", len(found)) as advance:
+            changes = sync(
+                table,
+                ((path, _digest(path)) for path in found),
+                read_document,
+                prune_under=named,
+                failed=lambda document, error: _warn(str(error)),
+                progress=lambda document: advance(1),
+            )
+        report |= asdict(changes)
+    documents = table.documents()
+    if show:
+        rows = [{"document": stored.document, "paragraphs": stored.paragraphs} for stored in documents]
+        if as_json:
+            _print_json(rows)
+        else:
+            _print_rows(output, rows)
+        return
+    _print_figures(output, report | {"documents": len(documents), "paragraphs": table.count}, as_json)
+
+
+def _digest(path: str) -> str:
+    return files.fingerprint(path)
 
 
 @app.command(epilog="Example: zhaiju check data/train.json --context data/context.json")
@@ -792,7 +1026,7 @@ def _task_name(what: str, task: str | None) -> str:
         _known_task(task)
     from zhaiju.modeling.checkpoint import read_meta, resolve
 
-    own = read_meta(resolve(what)).task
+    own = read_meta(resolve(what, task)).task
     if None not in (task, own) and task != own:  # said here, before the data is read as the wrong kind
         raise CheckpointError(f"{what} is a checkpoint for {own}, expected one for {task}")
     return task or own or "read"

@@ -127,6 +127,21 @@ def quote(context: str, prediction: ReadPrediction, *, whole: bool = False) -> T
     return text
 
 
+def marked(text: str, start: int, end: int, first: int, last: int) -> Text:
+    """`text[first:last]` with `text[start:end]` highlighted in it, on one line."""
+    from rich.text import Text
+
+    before, after = ("", "") if sys.stdout.isatty() else MARKS
+    line = Text(_one_line(text[first:start]))
+    line.append(before + _one_line(text[start:end]) + after, style="bold black on yellow")
+    line.append(_one_line(text[end:last]))
+    return line
+
+
+def _one_line(text: str) -> str:
+    return visible(text.replace("\n", " ").replace("\t", " "))
+
+
 def visible(text: str) -> str:
     """`text` with control characters made visible, so that no document can steer the terminal."""
     return "".join(

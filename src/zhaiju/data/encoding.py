@@ -23,6 +23,8 @@ from zhaiju.errors import CheckpointError, ConfigError, DataError, verbatim
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from zhaiju.data.vocabulary import PlainTokenizer
+
 MIN_CONTEXT_TOKENS = 8
 CACHED_TEXTS = 4096
 MATCH_TYPES = 5  # question; context; character also in the question; part of a shared bigram; of a trigram
@@ -149,7 +151,7 @@ class Encoding:
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: PreTrainedTokenizerFast | PlainTokenizer,
         *,
         window: int = 384,
         overlap: int = 128,

@@ -3,12 +3,15 @@
 Each of the `k` likeliest paragraphs is read, and their spans are ranked by
 `weight * log p(paragraph) + span logit`. `k` and `weight` (λ) are fitted on labelled questions and kept with the
 reader. `k = 1` is the hard pipeline of the course report: what the selector chose is read, whatever comes of it.
+
+Where the paragraphs come with lexical scores (BM25's), `lexical` times these is added to the selector's logits: the two
+err on different questions.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -22,12 +25,16 @@ from zhaiju.errors import ConfigError
 from zhaiju.inference.engine import POOL_EXAMPLES, Engine, Progress
 from zhaiju.modeling.checkpoint import read_meta
 from zhaiju.tasks import ReadTask, SelectTask
-from zhaiju.tasks.base import Task
+from zhaiju.tasks.base import Task, log_softmax
 from zhaiju.tasks.metrics import course
 
 JOINT_FILE = "answer.json"
 MOST_PARAGRAPHS = 4
+LEXICAL = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0)
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+
+
+Lexical = Callable[[QAExample], Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -37,16 +44,20 @@ class Joint:
     Attributes:
         k: Paragraphs to read.
         weight: λ, the weight of the paragraph's log-probability.
+        lexical: Weight of the paragraphs' lexical scores beside the selector's logits.
     """
 
     k: int = 1
     weight: float = 0.0
+    lexical: float = 0.0
 
     def __post_init__(self) -> None:
         if type(self.k) is not int or self.k < 1:
             raise ConfigError(f"k is {self.k!r}, expected a whole number of at least 1")
         if not isinstance(self.weight, int | float) or not 0 <= self.weight < np.inf:
             raise ConfigError(f"weight (λ) is {self.weight!r}, expected a number of at least 0")
+        if not isinstance(self.lexical, int | float) or not 0 <= self.lexical < np.inf:
+            raise ConfigError(f"lexical is {self.lexical!r}, expected a number of at least 0")
 
 
 PIPELINE = Joint()
@@ -61,6 +72,7 @@ class Answerer:
         read_task: Settings of the span search.
         select_task: Settings of the selector.
         joint: How both are weighed.
+        lexical: Gives the lexical score of each of an example's paragraphs.
     """
 
     def __init__(
@@ -71,32 +83,35 @@ class Answerer:
         read_task: Task[Any, Any] | None = None,
         select_task: Task[Any, Any] | None = None,
         joint: Joint | None = None,
+        lexical: Lexical | None = None,
     ) -> None:
         self.reader = reader
         self.selector = selector
         self.read_task = read_task or ReadTask()
         self.select_task = select_task or SelectTask()
         self.joint = joint or Joint()
+        self.lexical = lexical
 
     def predict(self, examples: Iterable[QAExample], *, progress: Progress | None = None) -> Iterator[ReadPrediction]:
         """One answer an example, in order; its `index` and `source` say which candidate it quotes."""
         source = iter(examples)
         while pool := list(islice(source, POOL_EXAMPLES)):
-            for example, selected, readings in self._read(pool, self.joint.k):
+            for example, selected, readings in self.readings(pool, self.joint):
                 yield join(example, selected, readings, self.joint)
             if progress is not None:
                 progress(len(pool))
 
-    def _read(
-        self, pool: Sequence[QAExample], k: int
+    def readings(
+        self, pool: Sequence[QAExample], joint: Joint
     ) -> Iterator[tuple[QAExample, SelectPrediction | None, list[ReadPrediction]]]:
+        """For each example the selection and what was read in its `joint.k` likeliest paragraphs, likeliest first."""
         selections: list[SelectPrediction | None] = [None] * len(pool)
         if self.selector is not None:
-            selections = list(self.selector.predict(self.select_task, pool))
+            selections = list(self.select(pool, joint.lexical))
         wanted = [
             list(range(len(example.contexts)))
             if selected is None
-            else [int(index) for index in np.argsort([-score for score in selected.scores], kind="stable")[:k]]
+            else [int(index) for index in np.argsort([-score for score in selected.scores], kind="stable")[: joint.k]]
             for example, selected in zip(pool, selections, strict=True)
         ]
         single = (
@@ -108,10 +123,24 @@ class Answerer:
         for example, selected, indices in zip(pool, selections, wanted, strict=True):
             yield example, selected, [replace(next(readings), index=index) for index in indices]
 
+    def select(self, pool: Sequence[QAExample], weight: float) -> Iterator[SelectPrediction]:
+        """The selector's choice for each example, lexical scores added with a weight.
+
+        Raises:
+            ConfigError: there is no selector.
+        """
+        if self.selector is None:
+            raise ConfigError("there is no selector")
+        for example, selected in zip(pool, self.selector.predict(self.select_task, pool), strict=True):
+            yield selected if self.lexical is None else mix(example, selected, self.lexical(example), weight)
+
     def fit(
         self, examples: Iterable[QAExample], *, progress: Progress | None = None
     ) -> tuple[Joint, list[dict[str, Any]]]:
         """Find the `k` and λ with the best EM (then F1) by the course's definition on labelled questions.
+
+        Before them, where there are lexical scores, their weight: the one under which the right paragraphs are
+        likeliest.
 
         Returns:
             The best, which this answerer then uses, and the whole grid: `k`, `weight`, `em`, `f1` each. Of equal
@@ -122,10 +151,12 @@ class Answerer:
         """
         if self.selector is None:
             raise ConfigError("there is no selector whose weight could be fitted")
+        examples = list(examples)
+        lexical = self._fit_lexical(examples)
         source = iter(examples)
         read = []
         while pool := list(islice(source, POOL_EXAMPLES)):
-            read += list(self._read(pool, MOST_PARAGRAPHS))
+            read += list(self.readings(pool, Joint(MOST_PARAGRAPHS, 0.0, lexical)))
             if progress is not None:
                 progress(len(pool))
         if not any(example.gold for example, _, _ in read):
@@ -133,7 +164,7 @@ class Answerer:
         grid = []
         for k in range(1, MOST_PARAGRAPHS + 1):
             for weight in WEIGHTS if k > 1 else (0.0,):
-                joint = Joint(k, weight)
+                joint = Joint(k, weight, lexical)
                 scores = [
                     course(join(example, selected, readings[:k], joint).answer, example.gold)
                     for example, selected, readings in read
@@ -142,8 +173,35 @@ class Answerer:
                 em, f1 = np.mean(scores, axis=0)
                 grid.append({"k": k, "weight": weight, "em": float(em), "f1": float(f1)})
         best = max(grid, key=lambda entry: (entry["em"], entry["f1"], -entry["k"], -entry["weight"]))
-        self.joint = Joint(int(best["k"]), best["weight"])
+        self.joint = Joint(int(best["k"]), best["weight"], lexical)
         return self.joint, grid
+
+    def _fit_lexical(self, examples: Sequence[QAExample]) -> float:
+        known = [example for example in examples if example.relevant is not None and len(example.contexts) > 1]
+        if self.lexical is None or not known:
+            return 0.0
+        rows = [
+            (np.asarray(selected.scores), np.asarray(self.lexical(example)), example.relevant)
+            for example, selected in zip(known, self.select(known, 0.0), strict=True)
+        ]
+
+        def likelihood(weight: float) -> float:
+            return sum(float(log_softmax(logits + weight * scores)[right]) for logits, scores, right in rows)
+
+        return max(LEXICAL, key=likelihood)
+
+
+def mix(example: QAExample, selected: SelectPrediction, lexical: Sequence[float], weight: float) -> SelectPrediction:
+    """A selector's prediction with `weight` times lexical scores added to its logits."""
+    scores = np.asarray(selected.scores, dtype=np.float64) + weight * np.asarray(lexical, dtype=np.float64)
+    best = int(scores.argmax())
+    return replace(
+        selected,
+        index=best,
+        source=example.contexts[best].source,
+        score=float(np.exp(log_softmax(scores)[best])),
+        scores=tuple(scores.tolist()),
+    )
 
 
 def join(
@@ -236,7 +294,7 @@ def load_joint(reader: str, selector: str) -> Joint | None:
     if entry is None:
         return None
     try:
-        return Joint(entry["k"], entry["weight"])
+        return Joint(entry["k"], entry["weight"], entry.get("lexical", 0.0))
     except (ConfigError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}; remove it and fit again") from None
 

@@ -1,19 +1,25 @@
-"""What runs a forward pass: arrays in, logits out."""
+"""What runs a forward pass: arrays in, logits out. Libraries are imported when a backend is made."""
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from zhaiju.data.chunks import Chunk, arrays
-from zhaiju.errors import ConfigError
-from zhaiju.modeling.network import Network
+from zhaiju.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from zhaiju.modeling.network import Network
 
 Precision = Literal["fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+GRAPH_FILE = "model.onnx"
+WEIGHTS_FILE = "model.safetensors"
+TRANSPOSED = ".T"  # after the name of a weight that the graph wants transposed
+INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 
 
 class Backend(Protocol):
@@ -42,15 +48,62 @@ class TorchBackend:
         self.pad_id = pad_id
         self.precision = precision
 
-    @torch.inference_mode()
     def run(self, chunk: Chunk) -> npt.NDArray[np.float32]:
         """See `Backend.run`."""
+        import torch
+
         device = next(self.network.parameters()).device
         training = self.network.training
         self.network.eval()
         try:
             tensors = (torch.from_numpy(array).to(device) for array in arrays(chunk))
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+            with torch.inference_mode(), autocast:
                 return self.network.logits(*tensors).float().cpu().numpy()
         finally:
             self.network.train(training)
+
+
+class OnnxBackend:
+    """onnxruntime on the CPU, in fp32: a graph that takes its weights from the safetensors file beside it.
+
+    Args:
+        directory: A checkpoint directory with `model.onnx` (see `zhaiju.inference.export`).
+        pad_id: Token to pad with; the attention mask hides it.
+        threads: CPU threads; 0: one a core.
+
+    Raises:
+        CheckpointError: the files are not there, or do not belong together.
+    """
+
+    def __init__(self, directory: str | Path, *, pad_id: int, threads: int = 0) -> None:
+        import onnxruntime
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        self.pad_id = pad_id
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            weights = load_file(Path(directory) / WEIGHTS_FILE)
+            values: dict[str, Any] = {}
+            for name, weight in weights.items():
+                array = np.ascontiguousarray(weight.astype(np.float32))
+                values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
+                if array.ndim == 2:
+                    turned = np.ascontiguousarray(array.T)
+                    values[name + TRANSPOSED] = onnxruntime.OrtValue.ortvalue_from_numpy(turned)
+            options.add_external_initializers(list(values), list(values.values()))
+            self._session = onnxruntime.InferenceSession(
+                (Path(directory) / GRAPH_FILE).read_bytes(), options, providers=["CPUExecutionProvider"]
+            )
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{directory} cannot be read: {error}") from None
+        except Exception as error:  # onnxruntime's errors have no common class
+            raise CheckpointError(f"{directory}: {str(error).splitlines()[0]}") from error
+
+    def run(self, chunk: Chunk) -> npt.NDArray[np.float32]:
+        """See `Backend.run`."""
+        logits: npt.NDArray[np.float32] = self._session.run(None, dict(zip(INPUTS, arrays(chunk), strict=True)))[0]
+        return logits

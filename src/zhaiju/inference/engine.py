@@ -16,8 +16,8 @@ import numpy as np
 from zhaiju.data.batching import by_budget
 from zhaiju.data.chunks import PADDING_TOLERATED, pad
 from zhaiju.data.encoding import Encoding, Window
-from zhaiju.errors import CheckpointError, DataError
-from zhaiju.inference.backends import Backend, Precision, TorchBackend
+from zhaiju.errors import CheckpointError, ConfigError, DataError
+from zhaiju.inference.backends import Backend, OnnxBackend, Precision, TorchBackend
 from zhaiju.modeling.checkpoint import Checkpoint
 from zhaiju.modeling.memory import trim
 from zhaiju.tasks.base import Task
@@ -123,10 +123,17 @@ class Engine:
 
 
 def make_engine(checkpoint: Checkpoint, *, precision: str = "fp32", batch_tokens: int = BATCH_TOKENS) -> Engine:
-    """An engine on PyTorch, on the GPU where there is one."""
-    import torch
+    """An engine on PyTorch, on the GPU where there is one; on onnxruntime for an exported checkpoint."""
+    pad_id = checkpoint.encoding.pad_id
+    backend: Backend
+    if checkpoint.network is None:
+        if precision != "fp32":
+            raise ConfigError(f"precision is {precision}, expected fp32 for an exported graph")
+        backend = OnnxBackend(checkpoint.where, pad_id=pad_id)
+    else:
+        import torch
 
-    if torch.cuda.is_available():
-        checkpoint.network.to("cuda")
-    backend = TorchBackend(checkpoint.network, pad_id=checkpoint.encoding.pad_id, precision=cast(Precision, precision))
+        if torch.cuda.is_available():
+            checkpoint.network.to("cuda")
+        backend = TorchBackend(checkpoint.network, pad_id=pad_id, precision=cast(Precision, precision))
     return Engine(backend, checkpoint.encoding, batch_tokens=batch_tokens)

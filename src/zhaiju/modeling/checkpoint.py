@@ -15,21 +15,24 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zhaiju import files
 from zhaiju.data.encoding import MATCH_TYPES, Encoding
 from zhaiju.data.hints import HINT_TYPES
 from zhaiju.data.script import AS_IS
-from zhaiju.data.vocabulary import Kind, build_tokenizer
+from zhaiju.data.vocabulary import Kind, PlainTokenizer, build_tokenizer
 from zhaiju.errors import CheckpointError, ConfigError
-from zhaiju.modeling.network import Network
-from zhaiju.modeling.parts import plain_state
 from zhaiju.tasks import TASKS, make_task
 from zhaiju.tasks.base import Head, Task
 
+if TYPE_CHECKING:
+    from zhaiju.modeling.network import Network
+
 META_FILE = "zhaiju.json"
+STARTER = "starter"
 UNLIMITED = 1 << 20
 DEFAULT_WINDOW = 384
 DEFAULT_OVERLAP = 64
@@ -75,9 +78,16 @@ class Meta:
 
 @dataclass
 class Checkpoint:
-    """A loaded encoder with its head, tokenizer and settings."""
+    """A loaded encoder with its head, tokenizer and settings.
 
-    network: Network
+    Attributes:
+        network: A `Network`; None where its graph runs without PyTorch (see `load_exported`).
+        encoding: Its tokenizer and windows.
+        meta: The settings it was saved with.
+        where: Its directory or hub id.
+    """
+
+    network: Any
     encoding: Encoding
     meta: Meta
     where: str
@@ -128,8 +138,12 @@ class Shape:
     vocabulary_size: int = 21_128
 
 
-def resolve(what: str | Path) -> str:
-    """The checkpoint meant by a run directory, a checkpoint directory or a hub id.
+def resolve(what: str | Path, task: str | None = None) -> str:
+    """The checkpoint meant by a run directory, a checkpoint directory, a hub id or the word "starter".
+
+    Args:
+        what: It.
+        task: Which starter is meant; None: the reader.
 
     Raises:
         CheckpointError: it looks like a path and there is no such directory, or it holds no checkpoint.
@@ -137,6 +151,8 @@ def resolve(what: str | Path) -> str:
     path, name = Path(what), str(what)
     if not name.strip():
         raise CheckpointError("no checkpoint named: expected a directory or a hub id")
+    if name == STARTER:
+        return str(starter(task or "read"))
     if os.path.isdir(path):  # unlike Path.is_dir, it takes any text
         for candidate in (path / "best", path / "last", path):
             if (candidate / "config.json").is_file():
@@ -147,6 +163,41 @@ def resolve(what: str | Path) -> str:
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
         raise CheckpointError(f"no such directory: {what!r}")
     return name
+
+
+def starter(task: str) -> Path:
+    """The directory of the packaged model for a task.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = Path(str(resources.files("zhaiju.starter"))) / task
+    if not (path / META_FILE).is_file():
+        raise ConfigError(f"there is no starter for {task}; there is one for select and one for read")
+    return path
+
+
+def load_exported(where: str | Path, *, window: int | None = None, overlap: int | None = None) -> Checkpoint:
+    """Load a checkpoint directory whose graph was exported, without PyTorch and transformers.
+
+    Args:
+        where: The directory.
+        window: Most tokens of a window; None: as saved.
+        overlap: Characters shared by neighbouring windows; None: as saved.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    meta = read_meta(str(where))
+    encoding = Encoding(
+        PlainTokenizer.load(Path(where)),
+        window=window or meta.window or DEFAULT_WINDOW,
+        overlap=meta.overlap if overlap is None else overlap,
+        script=meta.script,
+        match_types=meta.match_types,
+        hints=meta.hints,
+    )
+    return Checkpoint(None, encoding, meta, str(where))
 
 
 def read_meta(where: str) -> Meta:
@@ -217,7 +268,7 @@ def load(
         CheckpointError: it cannot be loaded, is for another task, or weights are missing.
         ConfigError: there is no such task, or the window is longer than the encoder's positions.
     """
-    where = resolve(what)
+    where = resolve(what, task)
     meta = read_meta(where)
     task = task or meta.task
     if task is None:
@@ -226,6 +277,10 @@ def load(
         raise ConfigError(f"task {task!r} is not one of {', '.join(TASKS)}")
     if head_required and meta.task not in (None, task):
         raise CheckpointError(f"{what} is a checkpoint for {meta.task}, expected one for {task}")
+    if str(what) == STARTER and head_required:
+        return load_exported(where, window=window, overlap=overlap)
+    from zhaiju.modeling.network import Network
+
     head = TASKS[task].head
     model = _load_model(where, head, labels, head_required=head_required)
     encoding = make_encoding(
@@ -269,6 +324,8 @@ def from_scratch(
         labels: Classes to tell apart, where the task has any.
     """
     import transformers
+
+    from zhaiju.modeling.network import Network
 
     head = TASKS[task].head
     if encoder is not None:
@@ -341,6 +398,22 @@ def make_encoding(
     return Encoding(tokenizer, window=window, overlap=overlap, script=script, match_types=match_types, hints=hints)
 
 
+def load_encoder(what: str) -> tuple[Any, Any, int]:
+    """An encoder without a head, its tokenizer, and the most tokens that it can take.
+
+    Raises:
+        CheckpointError: it cannot be loaded.
+    """
+    import transformers
+
+    where = resolve(what)
+    tokenizer = load_tokenizer(where)
+    model = _quietly(
+        where, lambda: transformers.AutoModel.from_pretrained(where, trust_remote_code=False, dtype="float32")
+    )
+    return model.eval(), tokenizer, max_positions(tokenizer, model.config)
+
+
 def max_positions(tokenizer: Any, config: Any) -> int:
     """Most tokens that an encoder can take."""
     positions = getattr(config, "max_position_embeddings", None) or UNLIMITED
@@ -369,9 +442,11 @@ def load_tokenizer(where: str) -> Any:
 
 def save(directory: Path, network: Network, encoding: Encoding, meta: Meta) -> None:
     """Write a checkpoint into an existing directory; the caller makes that atomic."""
+    from zhaiju.modeling.parts import plain_state
+
     with _silence():
         network.model.save_pretrained(directory, state_dict=plain_state(network.model))
-        encoding.tokenizer.save_pretrained(directory)
+        encoding.tokenizer.save_pretrained(directory)  # type: ignore[union-attr]
     values = {
         "task": meta.task,
         "window": encoding.window,

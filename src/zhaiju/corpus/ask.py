@@ -1,0 +1,331 @@
+"""ask: from a question to a quote out of documents, and how far to trust it.
+
+Paragraphs are found by what they share with the question, the best of them weighed by a selector, the likeliest read.
+Whether the quote is right is judged by a logistic regression over what the three stages saw; below its threshold the
+documents are said not to hold the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from zhaiju import files
+from zhaiju.corpus.documents import Paragraph
+from zhaiju.corpus.lexical import BM25, sentences, terms
+from zhaiju.data.examples import Candidate, Context, QAExample, ReadPrediction, SelectPrediction
+from zhaiju.errors import ConfigError
+from zhaiju.inference.answer import Answerer, Joint, join, load_joint
+from zhaiju.inference.engine import make_engine
+from zhaiju.modeling.checkpoint import STARTER, load, starter
+
+TRUST_FILE = "trust.json"
+CANDIDATES = 8
+READ_N_BEST = 20  # before overlapping spans are left out
+SIGNALS = ("lexical", "coverage", "selected", "null", "span")
+RIDGE = 1.0
+STEPS = 50
+
+
+class Found(Protocol):
+    """A paragraph that a search found."""
+
+    @property
+    def paragraph(self) -> Paragraph:
+        """The paragraph."""
+        ...
+
+    @property
+    def score(self) -> float:
+        """Its lexical score: BM25's, above 0."""
+        ...
+
+
+class Searchable(Protocol):
+    """Where paragraphs are found: an `Index` on disk, or `Paragraphs` in memory."""
+
+    def search(self, question: str, k: int) -> Sequence[Found]:
+        """The best `k` paragraphs for a question, best first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A paragraph found in memory, with its BM25 score."""
+
+    paragraph: Paragraph
+    score: float
+
+
+class Paragraphs:
+    """Paragraphs in memory, searched by BM25.
+
+    Args:
+        paragraphs: All of them.
+    """
+
+    def __init__(self, paragraphs: Sequence[Paragraph]) -> None:
+        self.paragraphs = paragraphs
+        self._index = BM25([paragraph.text for paragraph in paragraphs])
+
+    def search(self, question: str, k: int) -> list[Hit]:
+        """The best `k` paragraphs that share anything with the question, best first."""
+        return [Hit(self.paragraphs[place], score) for place, score in self._index.top(question, k)]
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """One answer: `text` is `paragraph.text[start:end]`.
+
+    Attributes:
+        text: The quote.
+        start: Its first character in the paragraph.
+        end: The one after its last.
+        paragraph: Where it stands.
+        score: Its probability among all spans of the paragraphs read, times that of these paragraphs, 0..1.
+    """
+
+    text: str
+    start: int
+    end: int
+    paragraph: Paragraph
+    score: float
+
+    @property
+    def source(self) -> str:
+        """The document and the place in it."""
+        return self.paragraph.source
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What documents say to a question.
+
+    Attributes:
+        question: The question.
+        quotes: Best first, none overlapping a better one; empty if nothing in the documents shares a word with the
+            question.
+        confidence: Probability that the first one is right, 0..1.
+        threshold: Confidence below which the documents are taken not to hold the answer; None: not calibrated.
+    """
+
+    question: str
+    quotes: tuple[Quote, ...]
+    confidence: float
+    threshold: float | None
+
+    @property
+    def found(self) -> bool:
+        """Whether the documents are taken to hold the answer."""
+        return bool(self.quotes) and (self.threshold is None or self.confidence >= self.threshold)
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How likely an answer is right, by logistic regression over `SIGNALS`.
+
+    Attributes:
+        mean: Mean of each signal where it was fitted.
+        spread: Its standard deviation there.
+        weights: Of the standardised signals.
+        bias: Added to their sum.
+        threshold: Confidence below which to abstain.
+    """
+
+    mean: tuple[float, ...]
+    spread: tuple[float, ...]
+    weights: tuple[float, ...]
+    bias: float
+    threshold: float
+
+    def confidence(self, signals: Sequence[float]) -> float:
+        """Probability that the answer is right, 0..1."""
+        standard = (np.asarray(signals) - self.mean) / self.spread
+        return float(1 / (1 + math.exp(-float(np.clip(standard @ np.asarray(self.weights) + self.bias, -50, 50)))))
+
+    @classmethod
+    def fit(cls, signals: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], *, keep: float) -> Trust:
+        """Fit by Newton's method with a ridge penalty.
+
+        Args:
+            signals: float64 [answers, signals], of questions whose paragraph is there and of others.
+            right: bool [answers].
+            keep: Share of the right answers that the threshold lets through.
+
+        Raises:
+            ConfigError: all answers are right, or none is.
+        """
+        if right.all() or not right.any():
+            raise ConfigError("confidence needs right and wrong answers to be fitted on")
+        mean, spread = signals.mean(0), np.maximum(signals.std(0), 1e-6)
+        inputs = np.column_stack([(signals - mean) / spread, np.ones(len(signals))])
+        weights = np.zeros(inputs.shape[1])
+        penalty = np.full(len(weights), RIDGE)
+        penalty[-1] = 1e-6
+        for _ in range(STEPS):
+            odds = 1 / (1 + np.exp(-np.clip(inputs @ weights, -50, 50)))
+            slope = inputs.T @ (odds - right) + penalty * weights
+            curve = (inputs * (odds * (1 - odds))[:, None]).T @ inputs + np.diag(penalty)
+            weights = weights - np.linalg.solve(curve, slope)
+        odds = 1 / (1 + np.exp(-(inputs @ weights)))
+        threshold = float(np.quantile(odds[right], 1 - keep, method="lower"))
+        return cls(
+            tuple(mean.tolist()), tuple(spread.tolist()), tuple(weights[:-1].tolist()), float(weights[-1]), threshold
+        )
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Trust | None:
+        """What `save` kept in a reader's directory; None where nothing was.
+
+        Raises:
+            ConfigError: the file is not what `save` writes.
+        """
+        path = Path(directory) / TRUST_FILE
+        if not path.is_file():
+            return None
+        try:
+            values = json.loads(path.read_text("utf-8"))
+            if tuple(values["signals"]) != SIGNALS:
+                raise ValueError(f"it weighs {values['signals']}, expected {list(SIGNALS)}")
+            rows = {name: tuple(map(float, values[name])) for name in ("mean", "spread", "weights")}
+            if any(len(row) != len(SIGNALS) for row in rows.values()):
+                raise ValueError(f"expected {len(SIGNALS)} numbers each")
+            return cls(**rows, bias=float(values["bias"]), threshold=float(values["threshold"]))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}") from None
+
+    def save(self, directory: str | Path, about: Mapping[str, Any]) -> None:
+        """Keep it in a reader's directory, with what it was fitted on."""
+        values = {"signals": list(SIGNALS), **asdict(self), "about": dict(about)}
+        files.write_json(Path(directory) / TRUST_FILE, values)
+
+
+class Asker:
+    """Searches, selects and reads.
+
+    Args:
+        answerer: A reader, with or without a selector. Its `lexical` is set here.
+        trust: Judges the answers; None: the confidence is the answer's own score, and nothing is held back.
+        candidates: Paragraphs to select from.
+    """
+
+    def __init__(self, answerer: Answerer, trust: Trust | None = None, *, candidates: int = CANDIDATES) -> None:
+        self.answerer = answerer
+        self.trust = trust
+        self.candidates = candidates
+        self._lexical: dict[str, tuple[float, ...]] = {}
+        answerer.lexical = lambda example: self._lexical[example.id]
+
+    def ask(self, question: str, source: Searchable) -> Answer:
+        """Answer a question from documents.
+
+        Args:
+            question: The question.
+            source: Where to search.
+
+        Raises:
+            DataError: the question is empty, or does not fit the reader's window.
+        """
+        answer, _ = self.examine(question, source)
+        return answer
+
+    def examine(self, question: str, source: Searchable) -> tuple[Answer, tuple[float, ...]]:
+        """The answer, and the signals by which it is judged (zeros where nothing was found)."""
+        hits = source.search(question, self.candidates)
+        if not hits:
+            return Answer(question, (), 0.0, self._threshold), (0.0,) * len(SIGNALS)
+        contexts = tuple(Context(hit.paragraph.text, str(place)) for place, hit in enumerate(hits))
+        example = QAExample("ask", question, contexts, relevant=0 if len(contexts) == 1 else None)
+        self._lexical = {example.id: tuple(hit.score for hit in hits)}
+        joint = self.answerer.joint
+        _, selected, readings = next(iter(self.answerer.readings([example], joint)))
+        prediction = join(example, selected, readings, joint)
+        signals = _signals(question, hits[prediction.index], selected, prediction)
+        confidence = prediction.score if self.trust is None else self.trust.confidence(signals)
+        return Answer(question, tuple(_quotes(prediction, hits)), confidence, self._threshold), signals
+
+    @property
+    def _threshold(self) -> float | None:
+        return None if self.trust is None else self.trust.threshold
+
+
+def _quotes(prediction: ReadPrediction, hits: Sequence[Found]) -> Iterator[Quote]:
+    """The n best spans without those that overlap a better one."""
+    taken: list[Candidate] = []
+    for candidate in prediction.n_best:
+        if any(
+            other.source == candidate.source and other.start < candidate.end and candidate.start < other.end
+            for other in taken
+        ):
+            continue
+        taken.append(candidate)
+        paragraph = hits[int(candidate.source)].paragraph
+        yield Quote(candidate.text, candidate.start, candidate.end, paragraph, candidate.score)
+
+
+def _signals(
+    question: str, hit: Found, selected: SelectPrediction | None, prediction: ReadPrediction
+) -> tuple[float, ...]:
+    asked = set(terms(question))
+    shared = asked & set(terms(hit.paragraph.text))
+    score = prediction.n_best[0].score if prediction.n_best else 0.0
+    return (
+        hit.score / max(1, len(asked)),
+        len(shared) / max(1, len(asked)),
+        0.0 if selected is None else selected.scores[prediction.index],
+        float(np.clip(prediction.null_score or 0.0, -30, 30)),
+        math.log(max(score, 1e-6)),
+    )
+
+
+def load_asker(reader: str = STARTER, selector: str | None = STARTER, *, candidates: int = CANDIDATES) -> Asker:
+    """An `Asker` from checkpoints.
+
+    Args:
+        reader: "starter", a run, a checkpoint directory or a hub id.
+        selector: The same; None: all candidates are read.
+        candidates: Paragraphs to select from.
+
+    Raises:
+        CheckpointError: one of them cannot be loaded.
+    """
+    reading = load(reader, "read")
+    selecting = None if selector is None else load(selector, "select")
+    joint = None
+    if selecting is not None:
+        joint = load_joint(reading.where, selecting.where)
+        if joint is None and selector == STARTER:  # how much BM25 counts beside it does not depend on the reader
+            own = load_joint(str(starter("read")), selecting.where)
+            joint = Joint(1, 0.0, own.lexical if own else 0.0)
+    answerer = Answerer(
+        make_engine(reading),
+        None if selecting is None else make_engine(selecting),
+        read_task=reading.task("read", n_best=READ_N_BEST),
+        select_task=None if selecting is None else selecting.task("select"),
+        joint=joint,
+    )
+    paired = reader == STARTER and selector == STARTER
+    return Asker(answerer, Trust.load(reading.where) if paired else None, candidates=candidates)
+
+
+def sentence_around(text: str, start: int, end: int) -> tuple[int, int]:
+    """The sentences that `[start, end)` lies in, as `[first, last)` without white space around them."""
+    first, last = 0, len(text)
+    at = 0
+    for sentence in sentences(text):
+        at = text.index(sentence, at)
+        if at <= start:
+            first = at
+        if at + len(sentence) >= end:
+            last = at + len(sentence)
+            break
+        at += len(sentence)
+    part = text[first:last]
+    return first + len(part) - len(part.lstrip()), last - (len(part) - len(part.rstrip()))

@@ -18,7 +18,7 @@ Precision = Literal["fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 GRAPH_FILE = "model.onnx"
 WEIGHTS_FILE = "model.safetensors"
-TRANSPOSED = ".T"  # after the name of a weight that the graph wants transposed
+TRANSPOSED = ".T"  # after the name of a weight that the graph wants transposed; names stand in brackets there
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 
 
@@ -85,19 +85,19 @@ class OnnxBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # Threads that wait by spinning are many times slower as soon as another program wants a core too.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            weights = load_file(Path(directory) / WEIGHTS_FILE)
-            values: dict[str, Any] = {}
-            for name, weight in weights.items():
-                array = np.ascontiguousarray(weight.astype(np.float32))
-                values[name] = onnxruntime.OrtValue.ortvalue_from_numpy(array)
-                if array.ndim == 2:
-                    turned = np.ascontiguousarray(array.T)
-                    values[name + TRANSPOSED] = onnxruntime.OrtValue.ortvalue_from_numpy(turned)
-            options.add_external_initializers(list(values), list(values.values()))
-            self._session = onnxruntime.InferenceSession(
-                (Path(directory) / GRAPH_FILE).read_bytes(), options, providers=["CPUExecutionProvider"]
-            )
+            graph = (Path(directory) / GRAPH_FILE).read_bytes()
+            arrays_of: dict[str, npt.NDArray[np.float32]] = {}
+            for name, weight in load_file(Path(directory) / WEIGHTS_FILE).items():
+                for wanted, array in ((f"[{name}]", weight), (f"[{name}{TRANSPOSED}]", weight.T)):
+                    if wanted.encode() in graph:
+                        arrays_of[wanted] = np.ascontiguousarray(array, dtype=np.float32)
+            values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays_of.values()]
+            options.add_external_initializers(list(arrays_of), values)
+            self._arrays = arrays_of  # the session looks into their memory
+            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{directory} cannot be read: {error}") from None
         except Exception as error:  # onnxruntime's errors have no common class

@@ -46,13 +46,14 @@ def export_graph(checkpoint: Checkpoint) -> Path:
         def forward(self, input_ids: Any, token_type_ids: Any, attention_mask: Any) -> Any:
             return self.network.logits(input_ids, token_type_ids, attention_mask)
 
-    ones = torch.ones(2, 16, dtype=torch.int64)
+    # A tensor of its own for each: given one thrice, the exporter takes them for one input.
+    inputs = tuple(torch.ones(2, 16, dtype=torch.int64) for _ in INPUTS)
     rows, tokens = torch.export.Dim("windows", max=1 << 16), torch.export.Dim("tokens", min=4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             Logits(),
-            (ones, ones, ones),
+            inputs,
             dynamo=True,
             verbose=False,
             input_names=list(INPUTS),
@@ -115,7 +116,7 @@ def _refer(graph: Any, weights: dict[str, npt.NDArray[np.float32]]) -> None:
 def _same(value: npt.NDArray[Any], weights: dict[str, npt.NDArray[np.float32]]) -> str | None:
     for name, weight in weights.items():
         if weight.shape == value.shape and np.array_equal(weight, value):
-            return name
+            return f"[{name}]"
         if weight.ndim == 2 and weight.T.shape == value.shape and np.array_equal(weight.T, value):
-            return name + TRANSPOSED
+            return f"[{name}{TRANSPOSED}]"
     return None

@@ -1,0 +1,262 @@
+"""How the packaged starter models are made: `scripts/train_starter`.
+
+Everything that is fitted after the training (temperatures, the weights of selector, BM25 and reader, the judge of
+answers) is fitted on the questions held out of it. `public.json` is only ever used to report figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zhaiju import files, ui
+from zhaiju.config import load_settings
+from zhaiju.corpus.ask import Asker, Paragraphs, Trust, load_asker
+from zhaiju.corpus.documents import Paragraph
+from zhaiju.corpus.lexical import BM25
+from zhaiju.data.chunks import arrays, pad
+from zhaiju.data.examples import Context, QAExample
+from zhaiju.data.formats import load_contexts, read_qa
+from zhaiju.errors import CheckpointError, ConfigError, ZhaijuError
+from zhaiju.inference.answer import Answerer, Lexical, save_joint
+from zhaiju.inference.calibrate import calibrate, calibration_record
+from zhaiju.inference.engine import Engine, make_engine
+from zhaiju.inference.export import export_graph
+from zhaiju.modeling.checkpoint import Checkpoint, load, load_exported, save, save_calibration
+from zhaiju.starter.data import prepare
+from zhaiju.tasks.metrics import course
+from zhaiju.training import run as training
+from zhaiju.training.evaluate import evaluate
+from zhaiju.training.loop import Evaluated, Event, Started, Stepped
+
+TASKS = ("select", "read")
+WINDOWS = {"select": 256, "read": 256}  # at use; the reader is trained on shorter ones
+AGREE = 1e-3  # largest difference of logits between PyTorch and the graph
+KEEP = 0.94  # share of right answers on the held-out questions that the threshold lets through
+RISK = 0.5
+
+
+def train(task: str, config: Path, data: Path, run: Path) -> None:
+    """Train one of the two models as `zhaiju train` does; a run that was cut short goes on."""
+    settings = load_settings(config, {})
+    found = training.load_train_data(
+        task, [data / "train.json"], [data / "dev.json"], context=data / "context.json", skip_faulty=True
+    )
+    with ui.progress(f"training {task}", None) as advance:
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, Started):
+                advance(event.step, total=event.steps)
+            elif isinstance(event, Stepped):
+                advance(1, note=f"loss {event.loss:.3f}, {event.tokens / event.seconds:,.0f} tokens/s")
+            elif isinstance(event, Evaluated):
+                ui.note(f"{task}, step {event.step}: {event.value:.4f}{' (best so far)' if event.best else ''}")
+
+        result = training.train(task, settings, found, run, on_event=on_event)
+    if not result.finished:
+        ui.note(f"{task}: stopped after step {result.step}, saved; the same command goes on from there")
+        sys.exit(130)
+
+
+def package(task: str, run: Path, output: Path) -> Checkpoint:
+    """Write a run's best weights in half precision, with their graph.
+
+    Raises:
+        CheckpointError: the graph's logits are not those of PyTorch.
+    """
+    trained = load(run, task)
+    trained.network.model.half()
+    trained.encoding.window = WINDOWS[task]
+
+    def fill(temporary: Path) -> None:
+        save(temporary, trained.network, trained.encoding, replace(trained.meta, calibration={}))
+
+    files.atomic_directory(output, fill)
+    export_graph(load(output, task))
+    exported = load_exported(output)
+    again = load(output, task)
+    text = "".join(chr(0x4E00 + place) for place in range(300))
+    windows = again.encoding.windows(text[:20], text)
+    chunk = pad(windows, again.encoding.pad_id)
+    difference = np.abs(make_engine(again).backend.run(chunk) - make_engine(exported).backend.run(chunk)).max()
+    if not difference <= AGREE:
+        raise CheckpointError(f"{output}: the graph's logits differ from PyTorch's by {difference}")
+    assert len(arrays(chunk)[0]) == len(windows)
+    return exported
+
+
+def lexical_scores(contexts: Sequence[Context]) -> Lexical:
+    """BM25 over all paragraphs of a context file."""
+    index = BM25([context.text for context in contexts])
+    places = {context.text: place for place, context in enumerate(contexts)}
+
+    def scores(example: QAExample) -> list[float]:
+        among = [places[context.text] for context in example.contexts]
+        return [float(score) for score in index.scores(example.question, among)]
+
+    return scores
+
+
+def fit(output: Path, data: Path) -> dict[str, Any]:
+    """Fit all that is fitted on the held-out questions, and keep it with the models.
+
+    Returns:
+        What was found, for the card.
+    """
+    contexts = load_contexts(data / "context.json")
+    dev = list(read_qa(data / "dev.json", contexts=contexts))
+    record: dict[str, Any] = {"held_out": len(dev)}
+    engines: dict[str, Engine] = {}
+    for task in TASKS:
+        checkpoint = load_exported(output / task)
+        engines[task] = make_engine(checkpoint)
+        calibration, before, after = calibrate(engines[task], checkpoint.task(task), dev, risk=RISK)
+        save_calibration(output / task, calibration.to_json())
+        record[task] = calibration_record(calibration, before, after)
+    checkpoints = {task: load_exported(output / task) for task in TASKS}
+    answerer = Answerer(
+        engines["read"],
+        engines["select"],
+        read_task=checkpoints["read"].task("read"),
+        select_task=checkpoints["select"].task("select"),
+        lexical=lexical_scores(contexts),
+    )
+    joint, grid = answerer.fit(dev)
+    best = next(entry for entry in grid if (entry["k"], entry["weight"]) == (joint.k, joint.weight))
+    about = {"fitted_on": "held-out questions", "count": len(dev), "em": best["em"], "f1": best["f1"]}
+    save_joint(str(output / "read"), str(output / "select"), joint, about)
+    record["joint"] = {"k": joint.k, "weight": joint.weight, "lexical": joint.lexical} | about
+    asker = load_asker(str(output / "read"), str(output / "select"))
+    signals, right, _ = examine(asker, dev, contexts)
+    trust = Trust.fit(signals, right, keep=KEEP)
+    trust.save(output / "read", {"questions": len(dev), "keep": KEEP})
+    record["trust"] = {"threshold": trust.threshold, "weights": list(trust.weights)}
+    return record
+
+
+def examine(
+    asker: Asker,
+    examples: Sequence[QAExample],
+    contexts: Sequence[Context],
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.bool_]], np.ndarray[Any, Any]]:
+    """Ask every question twice: of all paragraphs, and of all but the one that holds the answer.
+
+    Returns:
+        Signals float64 [2N, signals], whether the quote is exactly right bool [2N] (never in the second half), and
+        confidences [2N].
+    """
+    paragraphs = [Paragraph(context.text, "corpus", number=place) for place, context in enumerate(contexts)]
+    whole = Paragraphs(paragraphs)
+    rows: list[tuple[float, ...]] = []
+    right: list[bool] = []
+    confidence: list[float] = []
+    for there in (True, False):
+        for example in examples:
+            source = whole if there else _Without(whole, example.context.text)
+            answer, signals = asker.examine(example.question, source)
+            rows.append(signals)
+            text = answer.quotes[0].text if answer.quotes else ""
+            right.append(there and course(text, example.gold)[0] == 1)
+            confidence.append(answer.confidence)
+            progress(1)
+    return np.array(rows), np.array(right), np.array(confidence)
+
+
+class _Without:
+    """Paragraphs without one of them."""
+
+    def __init__(self, paragraphs: Paragraphs, text: str) -> None:
+        self.paragraphs = paragraphs
+        self.text = text
+
+    def search(self, question: str, k: int) -> list[Any]:
+        return [hit for hit in self.paragraphs.search(question, k + 1) if hit.paragraph.text != self.text][:k]
+
+
+def report(output: Path, course_folder: Path) -> dict[str, Any]:
+    """The figures on `public.json`, which took no part in anything before."""
+    contexts = load_contexts(course_folder / "context.json")
+    public = list(read_qa(course_folder / "public.json", contexts=contexts))
+    figures: dict[str, Any] = {"questions": len(public)}
+    parts = {task: load_exported(output / task) for task in TASKS}
+    engines = {task: make_engine(part) for task, part in parts.items()}
+    for task in TASKS:
+        figures[task] = evaluate(engines[task], parts[task].task(task), public)[0]
+    lexical = lexical_scores(contexts)
+    asker = load_asker(str(output / "read"), str(output / "select"))
+    asker.trust = Trust.load(output / "read")
+    joint = asker.answerer.joint
+    answerer = asker.answerer
+    answerer.lexical = lexical
+    mixed = list(answerer.select(public, joint.lexical))
+    pairs = list(zip(public, mixed, strict=True))
+    figures["mix"] = {"accuracy": float(np.mean([one.index == example.relevant for example, one in pairs]))}
+    bm25 = [int(np.argmax(lexical(example))) == example.relevant for example in public]
+    figures["bm25"] = {"accuracy": float(np.mean(bm25))}
+    answers = list(answerer.predict(public))
+    scores = [course(one.answer, example.gold) for example, one in zip(public, answers, strict=True)]
+    figures["answer"] = {"em": float(np.mean(scores, 0)[0]), "f1": float(np.mean(scores, 0)[1])}
+    asker = Asker(answerer, asker.trust)
+    _, right, confidence = examine(asker, public, contexts)
+    assert asker.trust is not None
+    kept = confidence >= asker.trust.threshold
+    count = len(public)
+    figures["abstention"] = {
+        "right_of_all": float(right[:count].mean()),
+        "right_kept": float(kept[:count][right[:count]].mean()),
+        "abstained_without": float(1 - kept[count:].mean()),
+    }
+    return figures
+
+
+def main() -> None:
+    """Prepare, train, package, fit, report; each part may be named alone."""
+    parser = argparse.ArgumentParser(prog="train_starter", description=__doc__)
+    parser.add_argument("parts", nargs="*", help="prepare, select, read, package, report; default: all")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--configs", type=Path, default=Path("configs"))
+    parser.add_argument("--work", type=Path, default=Path("starter-work"), help="runs and prepared data")
+    parser.add_argument("--output", type=Path, default=Path("src/zhaiju/starter"))
+    options = parser.parse_args()
+    known = ("prepare", "select", "read", "package", "report")
+    parts = options.parts or list(known)
+    try:
+        if wrong := [part for part in parts if part not in known]:
+            raise ConfigError(f"part {wrong[0]!r} is not one of {', '.join(known)}")
+        prepared = options.work / "data"
+        if "prepare" in parts:
+            ui.note(json.dumps(prepare(options.data, prepared)))
+        for task in TASKS:
+            if task in parts:
+                train(task, options.configs / f"starter-{task}.toml", prepared, options.work / task)
+        if "package" in parts:
+            for task in TASKS:
+                package(task, options.work / task, options.output / task)
+                for name in ("config.toml", "environment.json", "metrics.jsonl"):
+                    shutil.copy(options.work / task / name, options.work / f"{task}-{name}")
+            began = time.perf_counter()
+            record = fit(options.output, prepared) | {"zhaiju": version("zhaiju")}
+            files.write_json(options.output / "fitted.json", record)
+            ui.note(f"packaged and fitted in {time.perf_counter() - began:.0f} s")
+        if "report" in parts:
+            figures = report(options.output, options.data / "course")
+            files.write_json(options.output / "figures.json", figures)
+            print(json.dumps(figures, indent=2))
+    except ZhaijuError as error:
+        ui.note(f"train_starter: {error}")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zhaiju.corpus.index import Embedding
     from zhaiju.data.examples import QAExample, ReadPrediction
     from zhaiju.data.formats import ReadLog
+    from zhaiju.inference.answer import Lexical
     from zhaiju.inference.engine import Engine
     from zhaiju.modeling.checkpoint import Checkpoint
 
@@ -301,7 +302,7 @@ def check(
     data: Annotated[list[Path], typer.Argument(help="Data files; several are also searched for shared paragraphs.")],
     context: ContextFile = None,
     encoder: Annotated[
-        str | None, typer.Option(help="Whose tokenizer to check with. Default: single characters.")
+        str | None, typer.Option(help="Whose tokenizer to check with. Default: the starter's, single characters.")
     ] = None,
     window: Annotated[int, typer.Option(help="Most tokens of a window.")] = 384,
     overlap: Annotated[int, typer.Option(help="Characters shared by neighbouring windows.")] = 64,
@@ -313,16 +314,16 @@ def check(
     from zhaiju.data.check_labelled import check_labelled
     from zhaiju.data.encoding import Encoding
     from zhaiju.data.labelled import kind_of
-    from zhaiju.data.vocabulary import build_tokenizer
+    from zhaiju.modeling.checkpoint import load_exported, starter
 
     named = None
     if encoder is not None:
         from zhaiju.modeling.checkpoint import load_tokenizer, resolve
 
         named = load_tokenizer(resolve(encoder))
+    tokenizer = named or load_exported(starter("read")).encoding.tokenizer
 
     def make_encoding(texts: Sequence[str]) -> Encoding:
-        tokenizer = named or build_tokenizer(texts, kind="characters", size=1 << 21)
         return Encoding(tokenizer, window=window, overlap=overlap)
 
     utterances = {place: check_labelled(path) for place, path in enumerate(data) if kind_of(path) is not None}
@@ -538,7 +539,7 @@ app.command(epilog="Example: zhaiju train read --scratch --train train.json --co
 
 @app.command(epilog="Example: zhaiju evaluate runs/read public.json --context context.json")
 def evaluate(
-    what: Annotated[str, typer.Argument(help="A run, a checkpoint directory or a hub id.")],
+    what: Annotated[str, typer.Argument(help="starter, a run, a checkpoint directory or a hub id.")],
     data: Annotated[Path, typer.Argument(help="Labelled data.")],
     context: ContextFile = None,
     task: Annotated[str | None, typer.Option(help="Default: the checkpoint's own, else read.")] = None,
@@ -588,7 +589,7 @@ def evaluate(
 
 @app.command(epilog="Example: zhaiju predict runs/read public.json --context context.json -o predictions.json")
 def predict(
-    what: Annotated[str, typer.Argument(help="A run, a checkpoint directory or a hub id.")],
+    what: Annotated[str, typer.Argument(help="starter, a run, a checkpoint directory or a hub id.")],
     data: Annotated[Path, typer.Argument(help="Questions, labelled or not.")],
     output: Annotated[
         Path,
@@ -632,6 +633,14 @@ def predict(
     _print_figures(str(output), report, as_json)
 
 
+def _lexical(context: Path) -> Lexical:
+    """BM25 over all paragraphs of a context file."""
+    from zhaiju.corpus.lexical import scores_of
+    from zhaiju.data.formats import load_contexts
+
+    return scores_of(load_contexts(context))
+
+
 def _threshold(checkpoint: Checkpoint) -> float:
     threshold = checkpoint.threshold
     if threshold is None:
@@ -657,8 +666,11 @@ def answer(
         Path,
         typer.Option("-o", "--output", help=".json {id: answer}, .csv (id,answer) or .jsonl with all details."),
     ],
-    reader: Annotated[str, typer.Option(help="A run, a checkpoint directory or a hub id.")],
-    selector: Annotated[str | None, typer.Option(help="The same. Without one every candidate is read.")] = None,
+    reader: Annotated[str, typer.Option(help="starter, a run, a checkpoint directory or a hub id.")] = "starter",
+    selector: Annotated[
+        str | None,
+        typer.Option(help="The same. Default: the starter if it reads too, else every candidate is read."),
+    ] = None,
     pipeline: Annotated[
         bool, typer.Option("--pipeline", help="Read only what the selector chose (k = 1, λ = 0).")
     ] = False,
@@ -689,6 +701,8 @@ def answer(
 
     if pipeline and (fit or k is not None or weight is not None):
         raise ConfigError("--pipeline is k = 1 and λ = 0; leave --fit, --k and --weight out")
+    if selector is None and reader == "starter":
+        selector = "starter"
     if selector is None and (pipeline or fit or k is not None or weight is not None):
         raise ConfigError("--pipeline, --fit, --k and --weight need --selector; without one every candidate is read")
     _check_output(output, details)
@@ -701,7 +715,12 @@ def answer(
     task = checkpoint.task("read", max_answer_chars=max_answer_chars)
     assert isinstance(task, ReadTask)
     answerer = Answerer(
-        reading, selecting, read_task=task, select_task=select_task, joint=PIPELINE if pipeline else None
+        reading,
+        selecting,
+        read_task=task,
+        select_task=select_task,
+        joint=PIPELINE if pipeline else None,
+        lexical=_lexical(context) if selector == "starter" else None,
     )
     if fit is not None:
         labelled = _read_examples("read", fit, context, skip_faulty)
@@ -727,7 +746,7 @@ def answer(
         answerer.joint = fitted or Joint()
     if k is not None or weight is not None:
         now = answerer.joint
-        answerer.joint = Joint(now.k if k is None else k, now.weight if weight is None else weight)
+        answerer.joint = Joint(now.k if k is None else k, now.weight if weight is None else weight, now.lexical)
     with _reading(questions), ui.progress("answering", len(examples)) as advance:
         predictions = list(answerer.predict(examples, progress=advance))
     _write_predictions(output, predictions, COLUMNS["read"])

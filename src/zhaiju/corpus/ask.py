@@ -24,7 +24,7 @@ from zhaiju.data.examples import Candidate, Context, QAExample, ReadPrediction, 
 from zhaiju.errors import ConfigError
 from zhaiju.inference.answer import Answerer, Joint, join, load_joint
 from zhaiju.inference.engine import make_engine
-from zhaiju.modeling.checkpoint import STARTER, load, starter
+from zhaiju.modeling.checkpoint import STARTER, Checkpoint, load, starter
 
 TRUST_FILE = "trust.json"
 CANDIDATES = 8
@@ -304,6 +304,19 @@ def load_asker(reader: str = STARTER, selector: str | None = STARTER, *, candida
         if joint is None and selector == STARTER:  # how much BM25 counts beside it does not depend on the reader
             own = load_joint(str(starter("read")), selecting.where)
             joint = Joint(1, 0.0, own.lexical if own else 0.0)
+    trust = Trust.load(reading.where) if reader == STARTER == selector else None
+    return make_asker(reading, selecting, joint, trust, candidates=candidates)
+
+
+def make_asker(
+    reading: Checkpoint,
+    selecting: Checkpoint | None,
+    joint: Joint | None,
+    trust: Trust | None,
+    *,
+    candidates: int = CANDIDATES,
+) -> Asker:
+    """An `Asker` from loaded checkpoints and what was fitted for them."""
     answerer = Answerer(
         make_engine(reading),
         None if selecting is None else make_engine(selecting),
@@ -311,8 +324,7 @@ def load_asker(reader: str = STARTER, selector: str | None = STARTER, *, candida
         select_task=None if selecting is None else selecting.task("select"),
         joint=joint,
     )
-    paired = reader == STARTER and selector == STARTER
-    return Asker(answerer, Trust.load(reading.where) if paired else None, candidates=candidates)
+    return Asker(answerer, trust, candidates=candidates)
 
 
 def sentence_around(text: str, start: int, end: int) -> tuple[int, int]:

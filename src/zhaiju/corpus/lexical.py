@@ -10,11 +10,16 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from zhaiju.data.script import fold
+
+if TYPE_CHECKING:
+    from zhaiju.data.examples import Context, QAExample
+    from zhaiju.inference.answer import Lexical
 
 K1 = 1.2
 B = 0.75
@@ -85,6 +90,18 @@ class BM25:
         scores = self.scores(question)
         order = np.argsort(-scores, kind="stable")[: max(0, k)]
         return [(int(index), float(scores[index])) for index in order if scores[index] > 0]
+
+
+def scores_of(contexts: Sequence[Context]) -> Lexical:
+    """The BM25 scores of an example's candidates, rarity counted over all `contexts`."""
+    index = BM25([context.text for context in contexts])
+    places = {context.text: place for place, context in enumerate(contexts)}
+
+    def scores(example: QAExample) -> list[float]:
+        among = [places[context.text] for context in example.contexts]
+        return [float(score) for score in index.scores(example.question, among)]
+
+    return scores
 
 
 def sentences(text: str) -> list[str]:

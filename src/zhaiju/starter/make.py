@@ -21,19 +21,20 @@ import numpy as np
 
 from zhaiju import files, ui
 from zhaiju.config import load_settings
-from zhaiju.corpus.ask import Asker, Paragraphs, Trust, load_asker
+from zhaiju.corpus.ask import Asker, Paragraphs, Trust, make_asker
 from zhaiju.corpus.documents import Paragraph
-from zhaiju.corpus.lexical import BM25
+from zhaiju.corpus.lexical import scores_of
 from zhaiju.data.chunks import arrays, pad
 from zhaiju.data.examples import Context, QAExample
 from zhaiju.data.formats import load_contexts, read_qa
 from zhaiju.errors import CheckpointError, ConfigError, ZhaijuError
-from zhaiju.inference.answer import Answerer, Lexical, save_joint
+from zhaiju.inference.answer import load_joint, save_joint
 from zhaiju.inference.calibrate import calibrate, calibration_record
-from zhaiju.inference.engine import Engine, make_engine
+from zhaiju.inference.engine import make_engine
 from zhaiju.inference.export import export_graph
 from zhaiju.modeling.checkpoint import Checkpoint, load, load_exported, save, save_calibration
 from zhaiju.starter.data import prepare
+from zhaiju.tasks.calibration import expected_calibration_error
 from zhaiju.tasks.metrics import course
 from zhaiju.training import run as training
 from zhaiju.training.evaluate import evaluate
@@ -95,18 +96,6 @@ def package(task: str, run: Path, output: Path) -> Checkpoint:
     return exported
 
 
-def lexical_scores(contexts: Sequence[Context]) -> Lexical:
-    """BM25 over all paragraphs of a context file."""
-    index = BM25([context.text for context in contexts])
-    places = {context.text: place for place, context in enumerate(contexts)}
-
-    def scores(example: QAExample) -> list[float]:
-        among = [places[context.text] for context in example.contexts]
-        return [float(score) for score in index.scores(example.question, among)]
-
-    return scores
-
-
 def fit(output: Path, data: Path) -> dict[str, Any]:
     """Fit all that is fitted on the held-out questions, and keep it with the models.
 
@@ -116,28 +105,20 @@ def fit(output: Path, data: Path) -> dict[str, Any]:
     contexts = load_contexts(data / "context.json")
     dev = list(read_qa(data / "dev.json", contexts=contexts))
     record: dict[str, Any] = {"held_out": len(dev)}
-    engines: dict[str, Engine] = {}
     for task in TASKS:
         checkpoint = load_exported(output / task)
-        engines[task] = make_engine(checkpoint)
-        calibration, before, after = calibrate(engines[task], checkpoint.task(task), dev, risk=RISK)
+        calibration, before, after = calibrate(make_engine(checkpoint), checkpoint.task(task), dev, risk=RISK)
         save_calibration(output / task, calibration.to_json())
         record[task] = calibration_record(calibration, before, after)
-    checkpoints = {task: load_exported(output / task) for task in TASKS}
-    answerer = Answerer(
-        engines["read"],
-        engines["select"],
-        read_task=checkpoints["read"].task("read"),
-        select_task=checkpoints["select"].task("select"),
-        lexical=lexical_scores(contexts),
-    )
-    joint, grid = answerer.fit(dev)
+    parts = {task: load_exported(output / task) for task in TASKS}
+    asker = make_asker(parts["read"], parts["select"], None, None)
+    asker.answerer.lexical = scores_of(contexts)
+    joint, grid = asker.answerer.fit(dev)
     best = next(entry for entry in grid if (entry["k"], entry["weight"]) == (joint.k, joint.weight))
     about = {"fitted_on": "held-out questions", "count": len(dev), "em": best["em"], "f1": best["f1"]}
     save_joint(str(output / "read"), str(output / "select"), joint, about)
     record["joint"] = {"k": joint.k, "weight": joint.weight, "lexical": joint.lexical} | about
-    asker = load_asker(str(output / "read"), str(output / "select"))
-    signals, right, _ = examine(asker, dev, contexts)
+    signals, right, _ = examine(make_asker(parts["read"], parts["select"], joint, None), dev, contexts)
     trust = Trust.fit(signals, right, keep=KEEP)
     trust.save(output / "read", {"questions": len(dev), "keep": KEEP})
     record["trust"] = {"threshold": trust.threshold, "weights": list(trust.weights)}
@@ -193,29 +174,27 @@ def report(output: Path, course_folder: Path) -> dict[str, Any]:
     engines = {task: make_engine(part) for task, part in parts.items()}
     for task in TASKS:
         figures[task] = evaluate(engines[task], parts[task].task(task), public)[0]
-    lexical = lexical_scores(contexts)
-    asker = load_asker(str(output / "read"), str(output / "select"))
-    asker.trust = Trust.load(output / "read")
-    joint = asker.answerer.joint
-    answerer = asker.answerer
+    lexical = scores_of(contexts)
+    joint = load_joint(str(output / "read"), str(output / "select"))
+    trust = Trust.load(output / "read")
+    assert joint is not None and trust is not None
+    answerer = make_asker(parts["read"], parts["select"], joint, None).answerer
     answerer.lexical = lexical
-    mixed = list(answerer.select(public, joint.lexical))
-    pairs = list(zip(public, mixed, strict=True))
+    pairs = list(zip(public, answerer.select(public, joint.lexical), strict=True))
     figures["mix"] = {"accuracy": float(np.mean([one.index == example.relevant for example, one in pairs]))}
     bm25 = [int(np.argmax(lexical(example))) == example.relevant for example in public]
     figures["bm25"] = {"accuracy": float(np.mean(bm25))}
     answers = list(answerer.predict(public))
     scores = [course(one.answer, example.gold) for example, one in zip(public, answers, strict=True)]
     figures["answer"] = {"em": float(np.mean(scores, 0)[0]), "f1": float(np.mean(scores, 0)[1])}
-    asker = Asker(answerer, asker.trust)
-    _, right, confidence = examine(asker, public, contexts)
-    assert asker.trust is not None
-    kept = confidence >= asker.trust.threshold
+    _, right, confidence = examine(make_asker(parts["read"], parts["select"], joint, trust), public, contexts)
+    kept = confidence >= trust.threshold
     count = len(public)
     figures["abstention"] = {
         "right_of_all": float(right[:count].mean()),
         "right_kept": float(kept[:count][right[:count]].mean()),
         "abstained_without": float(1 - kept[count:].mean()),
+        "ece": expected_calibration_error(confidence, right),
     }
     return figures
 

@@ -177,7 +177,8 @@ def report(output: Path, course_folder: Path) -> dict[str, Any]:
     lexical = scores_of(contexts)
     joint = load_joint(str(output / "read"), str(output / "select"))
     trust = Trust.load(output / "read")
-    assert joint is not None and trust is not None
+    assert joint is not None
+    assert trust is not None
     answerer = make_asker(parts["read"], parts["select"], joint, None).answerer
     answerer.lexical = lexical
     pairs = list(zip(public, answerer.select(public, joint.lexical), strict=True))

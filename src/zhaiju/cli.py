@@ -80,7 +80,7 @@ def ask(
     index: Annotated[str | None, typer.Option(help="Ask an index made by zhaiju index instead of documents.")] = None,
     reader: Annotated[str, typer.Option(help="starter, a run, a checkpoint directory or a hub id.")] = "starter",
     selector: Annotated[str, typer.Option(help="The same; none: every candidate paragraph is read.")] = "starter",
-    candidates: Annotated[int, typer.Option(help="Paragraphs to select from.", min=1)] = 8,
+    candidates: Annotated[int, typer.Option(help="Paragraphs to select from.", min=1)] = 5,
     number: Annotated[
         int, typer.Option("-n", help="Show this many answers, the runners-up after the best.", min=1)
     ] = 1,

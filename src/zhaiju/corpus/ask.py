@@ -27,7 +27,7 @@ from zhaiju.inference.engine import make_engine
 from zhaiju.modeling.checkpoint import STARTER, Checkpoint, load, starter
 
 TRUST_FILE = "trust.json"
-CANDIDATES = 8
+CANDIDATES = 5
 READ_N_BEST = 20  # before overlapping spans are left out
 SIGNALS = ("lexical", "coverage", "selected", "null", "span")
 RIDGE = 1.0

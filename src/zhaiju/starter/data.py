@@ -77,6 +77,15 @@ def prepare(data: Path, output: Path) -> dict[str, int]:
     return {"paragraphs": len(texts), "train": len(train), "dev": len(dev), "kept_out": len(hidden)}
 
 
+def fingerprints(data: Path) -> dict[str, str]:
+    """The SHA-256 of each file that `prepare` reads."""
+    names = [
+        *(f"course/{name}.json" for name in ("context", "train", "public")),
+        *(f"squad/{n}" for n in (DRCD, *CMRC)),
+    ]
+    return {name: files.fingerprint(data / name) for name in names}
+
+
 def _articles(path: Path) -> Mapping[str, str]:
     """The title of each paragraph's article."""
     return {

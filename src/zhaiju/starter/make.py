@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -33,7 +32,7 @@ from zhaiju.inference.calibrate import calibrate, calibration_record
 from zhaiju.inference.engine import make_engine
 from zhaiju.inference.export import export_graph
 from zhaiju.modeling.checkpoint import Checkpoint, load, load_exported, save, save_calibration
-from zhaiju.starter.data import prepare
+from zhaiju.starter.data import fingerprints, prepare
 from zhaiju.tasks.calibration import expected_calibration_error
 from zhaiju.tasks.metrics import course
 from zhaiju.training import run as training
@@ -169,7 +168,11 @@ def report(output: Path, course_folder: Path) -> dict[str, Any]:
     """The figures on `public.json`, which took no part in anything before."""
     contexts = load_contexts(course_folder / "context.json")
     public = list(read_qa(course_folder / "public.json", contexts=contexts))
-    figures: dict[str, Any] = {"questions": len(public)}
+    figures: dict[str, Any] = {
+        "questions": len(public),
+        "paragraphs": len(contexts),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
     parts = {task: load_exported(output / task) for task in TASKS}
     engines = {task: make_engine(part) for task, part in parts.items()}
     for task in TASKS:
@@ -200,6 +203,93 @@ def report(output: Path, course_folder: Path) -> dict[str, Any]:
     return figures
 
 
+def card(output: Path, work: Path) -> str:
+    """The model card, from the runs and from what was fitted and measured."""
+    fitted, figures = (json.loads((output / name).read_text("utf-8")) for name in ("fitted.json", "figures.json"))
+    runs = {task: json.loads((work / task / "environment.json").read_text("utf-8")) for task in TASKS}
+    rows = []
+    for task in TASKS:
+        steps = [entry for entry in training.read_metrics(work / task) if entry["event"] == "step"]
+        best = max(
+            (entry for entry in training.read_metrics(work / task) if entry["event"] == "evaluate"),
+            key=lambda entry: entry[{"select": "accuracy", "read": "em"}[task]],
+        )
+        weights = load_exported(output / task)
+        size = (output / task / "model.safetensors").stat().st_size
+        hours = sum(entry["seconds"] for entry in steps) / 3600
+        rows.append(
+            f"| {task} | {size / 1e6:.1f} MB | {len(steps):,} | {best['step']:,} | {hours:.2f} | "
+            f"{weights.encoding.window} | {runs[task]['seed']} |"
+        )
+    sources = "\n".join(
+        f"| {entry['role']} | {entry['count']:,} | `{entry['sha256']}` |" for entry in runs["read"]["data"]
+    )
+    originals = "\n".join(f"| {name} | `{digest}` |" for name, digest in fitted["sources"].items())
+    read, select, abstention = figures["read"], figures["select"], figures["abstention"]
+    return f"""---
+license: cc-by-sa-4.0
+language: [zh]
+library_name: transformers
+tags: [zhaiju, extractive question answering, multiple choice]
+---
+# The starter: a selector and a reader for Chinese
+
+Two RoFormer encoders (Su et al., 2021) from random weights: characters as tokens, rotary positions, and token types
+that tell each character what matching and jieba's word list know of it (`zhaiju.data.hints`). Apart from these token
+types they are plain transformers checkpoints (`RoFormerForMultipleChoice`, `RoFormerForQuestionAnswering`) in half
+precision; `model.onnx` is the graph alone and takes its weights from `model.safetensors`.
+
+| | weights | steps | best step | hours of steps, 1 thread | window | seed |
+|---|---|---|---|---|---|---|
+{chr(10).join(rows)}
+
+Trained {runs["read"]["date"][:10]} on {runs["read"]["machine"]}, torch {runs["read"]["libraries"]["torch"]}, by `scripts/train_starter`,
+settings `configs/starter-select.toml` and `configs/starter-read.toml`, other programs beside it.
+
+## Data
+
+DRCD's development set (CC BY-SA 3.0) in the course layout, without the {fitted["kept_out"]} paragraphs that answer a question of
+`public.json`, wherever they stood, and without that file's questions; CMRC 2018's development and trial sets (CC BY-SA
+4.0), wrong paragraphs beside the right one chosen by BM25. Nothing else: no other text, no other model. Vocabulary from
+the same questions and paragraphs. The questions of a tenth of DRCD's articles ({fitted["held_out"]}) were held out: the best step,
+temperatures, weights of selector, BM25 and reader, and the judge of answers come from them.
+
+| prepared file | rows | SHA-256 |
+|---|---|---|
+{sources}
+
+| original | SHA-256 |
+|---|---|
+{originals}
+
+## Figures on `course/public.json` ({figures["questions"]} questions, {figures["date"]}), which took no part in anything above
+
+| | |
+|---|---|
+| reader, right paragraph given | EM {read["em"]:.4f}, F1 {read["f1"]:.4f} (course's definition); CMRC 2018's {read["em_cmrc"]:.4f} / {read["f1_cmrc"]:.4f}; DRCD's {read["em_drcd"]:.4f} / {read["f1_drcd"]:.4f} |
+| selector alone | accuracy {select["accuracy"]:.4f} (chance {select["chance"]:.4f}) |
+| BM25 alone | accuracy {figures["bm25"]["accuracy"]:.4f} |
+| selector and BM25 (weight {fitted["joint"]["lexical"]:g}) | accuracy {figures["mix"]["accuracy"]:.4f} |
+| both stages (k {fitted["joint"]["k"]}, λ {fitted["joint"]["weight"]:g}) | EM {figures["answer"]["em"]:.4f}, F1 {figures["answer"]["f1"]:.4f} |
+| `ask` over all {figures["paragraphs"]:,} paragraphs | exactly right {abstention["right_of_all"]:.4f} |
+| threshold {fitted["trust"]["threshold"]:.4f}: right answers kept | {abstention["right_kept"]:.4f} |
+| … abstains where the paragraph was taken out | {abstention["abstained_without"]:.4f} |
+| expected calibration error of the confidence, both halves together | {abstention["ece"]:.4f} |
+
+`python benchmarks/starter.py` measures them again.
+
+## What to expect of it
+
+It finds the paragraph nearly always and the exact words often not: half of its answers begin or end elsewhere than a
+person's would. It knows no world, only forms: which words match, what is a name, a place, a number. Chinese prose in
+both scripts; not English, not tables, not code, not poems.
+
+## Licence
+
+CC BY-SA 4.0, attributions in [LICENSE](LICENSE).
+"""
+
+
 def main() -> None:
     """Prepare, train, package, fit, report; each part may be named alone."""
     parser = argparse.ArgumentParser(prog="train_starter", description=__doc__)
@@ -216,23 +306,24 @@ def main() -> None:
             raise ConfigError(f"part {wrong[0]!r} is not one of {', '.join(known)}")
         prepared = options.work / "data"
         if "prepare" in parts:
-            ui.note(json.dumps(prepare(options.data, prepared)))
+            counts = prepare(options.data, prepared) | {"sources": fingerprints(options.data)}
+            files.write_json(prepared / "counts.json", counts)
+            ui.note(json.dumps(counts))
         for task in TASKS:
             if task in parts:
                 train(task, options.configs / f"starter-{task}.toml", prepared, options.work / task)
         if "package" in parts:
             for task in TASKS:
                 package(task, options.work / task, options.output / task)
-                for name in ("config.toml", "environment.json", "metrics.jsonl"):
-                    shutil.copy(options.work / task / name, options.work / f"{task}-{name}")
             began = time.perf_counter()
-            record = fit(options.output, prepared) | {"zhaiju": version("zhaiju")}
+            counts = json.loads((prepared / "counts.json").read_text("utf-8"))
+            record = fit(options.output, prepared) | counts | {"zhaiju": version("zhaiju")}
             files.write_json(options.output / "fitted.json", record)
             ui.note(f"packaged and fitted in {time.perf_counter() - began:.0f} s")
         if "report" in parts:
             figures = report(options.output, options.data / "course")
             files.write_json(options.output / "figures.json", figures)
-            print(json.dumps(figures, indent=2))
+            files.write_text(options.output / "README.md", card(options.output, options.work))
     except ZhaijuError as error:
         ui.note(f"train_starter: {error}")
         sys.exit(2)

@@ -47,9 +47,9 @@ class Meta:
     overlap: int = DEFAULT_OVERLAP
     script: str = AS_IS
     match_types: bool = False
-    hints: bool = False
     search: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
+    hints: bool = False
 
     def __post_init__(self) -> None:
         kinds = {"task": str, "window": int, "overlap": int, "script": str, "match_types": bool, "hints": bool}

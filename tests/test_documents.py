@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -88,17 +89,39 @@ def test_links_and_pipes_in_a_folder_are_passed_over(write, tmp_path):
 
 
 def test_a_folder_deeper_than_the_stack_is_walked(tmp_path):
-    here = os.getcwd()
+    here, depth = os.getcwd(), 0
     os.chdir(tmp_path)
     try:
-        for _ in range(1_200):
+        while depth < 1_200:
             os.mkdir("d")
             os.chdir("d")
-        with open("a.txt", "w") as stream:
-            stream.write("x")
-    finally:
+            depth += 1
+        Path("a.txt").write_text("x", "utf-8")
+        assert len(found(tmp_path)) == 1
+    finally:  # pytest would remove it by recursion
+        Path("a.txt").unlink(missing_ok=True)
+        for _ in range(depth):
+            os.chdir("..")
+            os.rmdir("d")
         os.chdir(here)
-    assert len(found(tmp_path)) == 1
+
+
+def test_a_folder_that_cannot_be_listed_is_passed_over_unless_it_was_named(write, tmp_path, monkeypatch):
+    write("docs/locked/a.txt", HANDS)
+    kept = write("docs/b.txt", HANDS)
+    scandir = os.scandir
+
+    def denied(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    warnings = []
+    assert found(tmp_path, warn=warnings.append) == [kept]
+    assert warnings == [f"{tmp_path}/docs/locked: passed over, Permission denied"]
+    with pytest.raises(DataError, match="locked: cannot be read, found Permission denied"):
+        found(tmp_path / "docs" / "locked")
 
 
 @pytest.mark.parametrize("name", ["nothing.txt", "a\0b", "x" * 5_000])

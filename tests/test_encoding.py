@@ -11,8 +11,10 @@ from transformers import PreTrainedTokenizerFast
 from budget import examples
 from checkpoints import CHECKPOINTS
 from zhaiju.data import encoding as module
+from zhaiju.data import hints
 from zhaiju.data.encoding import Encoding, cover, cut, locate, match_levels, slice_of
 from zhaiju.data.examples import Span
+from zhaiju.data.script import SCRIPTS
 from zhaiju.data.vocabulary import KINDS, build_tokenizer
 from zhaiju.errors import CheckpointError, ConfigError, DataError
 from zhaiju.modeling.checkpoint import load_tokenizer
@@ -495,6 +497,125 @@ def test_token_types_of_a_worked_example():
 def test_token_types_are_plain_unless_asked_for():
     (window,) = encoder("characters").windows("茶園", "茶園")
     assert window.token_type_ids.tolist() == [0, 0, 0, 0, 1, 1, 1]
+
+
+# Hints
+
+
+@both
+@FEW
+@given(question=QUESTIONS, context=TEXTS, window=WINDOWS, overlap=OVERLAPS)
+@example(question="", context="", window=30, overlap=0)
+@example(question="茶\0？", context="\r\n茶园\0👩🏽\u200d🚀" * 20, window=30, overlap=7)
+def test_hints_tell_the_sides_apart(kind, question, context, window, overlap):
+    encoding = encoder(kind, window=window, overlap=overlap, hints=True)
+    assume(fits(encoding, question))
+    asked = len(encoding.tokens(question).ids)
+    for each in encoding.windows(question, context):
+        inside = each.starts >= 0
+        types = each.token_type_ids
+        first, last = 1 + asked + 1, len(each) - 1  # [CLS] question [SEP] context [SEP]
+        assert inside.tolist() == [first <= place < last for place in range(len(each))]
+        assert types[[0, 1 + asked, last]].tolist() == [hints.SPECIAL] * 3
+        assert ((types[1 : 1 + asked] >= hints.QUESTION) & (types[1 : 1 + asked] < hints.HINT_TYPES)).all()
+        assert ((types[inside] >= hints.CONTEXT) & (types[inside] < hints.QUESTION)).all()
+
+
+@FEW
+@given(question=QUESTIONS, context=TEXTS, window=WINDOWS, overlap=OVERLAPS, script=st.sampled_from(SCRIPTS))
+def test_hints_of_a_token_are_those_of_the_whole_text_in_every_window(question, context, window, overlap, script):
+    encoding = encoder("characters", window=window, overlap=overlap, hints=True, script=script)
+    assume(fits(encoding, question))
+    asked, told_of = hints.analyse(question), hints.analyse(context)
+    types = hints.context_types(asked, told_of)
+    for each in encoding.windows(question, context):
+        inside = each.starts >= 0
+        assert each.token_type_ids[inside].tolist() == types[each.starts[inside]].tolist()
+        assert each.token_type_ids[1 : 1 + len(question)].tolist() == hints.question_types(asked, told_of).tolist()
+
+
+@FEW
+@given(question=QUESTIONS, context=TEXTS)
+def test_a_piece_of_a_word_has_the_hints_of_its_first_character(question, context):
+    encoding = encoder("wordpiece", window=4000, hints=True)
+    assume(fits(encoding, question))
+    (window,) = encoding.windows(question, context)
+    types = hints.context_types(hints.analyse(question), hints.analyse(context))
+    inside = window.starts >= 0
+    wide = inside & (window.starts < len(context))
+    assert window.token_type_ids[wide].tolist() == types[window.starts[wide]].tolist()
+
+
+def test_hints_of_a_worked_example():
+    encoding = encoder("characters", window=64, hints=True)
+    (window,) = encoding.windows("誰養鵝？", "村長養了鵝。")
+    parts = hints.fields(window.token_type_ids.astype(np.int64))
+    assert parts["side"].tolist() == [0, *[2] * 4, 0, *[1] * 6, 0]
+    assert parts["match"][6:12].tolist() == [0, 0, 1, 0, 1, 0]
+    assert hints.CLASSES[parts["kind"][1] - len(hints.CLASSES)] == "pronoun"
+    assert hints.CLASSES[parts["kind"][6]] == "noun"
+
+
+@both
+def test_hints_of_a_text_that_stands_alone_are_none(kind):
+    encoding = encoder(kind, hints=True)
+    for windows in (encoding.text_windows(SAMPLE[0]), encoding.word_windows(["茶園", "goose"])):
+        assert {value for each in windows for value in each.token_type_ids.tolist()} == {hints.SPECIAL}
+
+
+def test_token_types_cannot_tell_both():
+    with pytest.raises(ConfigError, match="match_types and hints both put something into the token types; choose one"):
+        encoder("characters", match_types=True, hints=True)
+
+
+# Pairs
+
+
+@both
+@FEW
+@given(
+    question=QUESTIONS,
+    context=TEXTS,
+    window=WINDOWS,
+    overlap=OVERLAPS,
+    types=st.sampled_from([{}, {"hints": True}, {"match_types": True}]),
+)
+def test_windows_are_cut_from_the_pair(kind, question, context, window, overlap, types):
+    encoding = encoder(kind, window=window, overlap=overlap, **types)
+    assume(fits(encoding, question))
+    pair = encoding.pair(question, context)
+    assert pair.capacity == encoding.capacity(question)
+    assert len(pair.types) == len(pair.told.ids)
+    for each in encoding.windows(question, context, choice=3):
+        own = pair.window(each.first, each.first + len(told(each)), 3)
+        for name in ("input_ids", "token_type_ids", "starts", "ends"):
+            assert getattr(own, name).tolist() == getattr(each, name).tolist()
+        assert (own.choice, own.start, own.end, own.first) == (3, each.start, each.end, each.first)
+
+
+def test_a_pair_whose_question_leaves_no_room_is_refused():
+    with pytest.raises(DataError, match="the question does not fit the window of 30 tokens"):
+        encoder("characters", window=30).pair("茶" * 20, "茶園")
+
+
+@both
+def test_what_hides_a_token_is_the_mask(kind):
+    encoding = encoder(kind)
+    assert encoding.tokenizer.convert_ids_to_tokens([encoding.mask_id]) == ["[MASK]"]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ({"mask_token": "m", "unk_token": "u", "pad_token": "p"}, 2),
+        ({"unk_token": "u", "pad_token": "p"}, 1),
+        ({"pad_token": "p"}, 3),
+        ({}, 0),
+    ],
+)
+def test_a_tokenizer_without_a_mask_hides_with_the_unknown_token_or_the_padding(names, expected):
+    backend = Tokenizer(models.WordLevel({"茶": 0, "u": 1, "m": 2, "p": 3}, unk_token="u"))
+    assert Encoding(PreTrainedTokenizerFast(tokenizer_object=backend, **names)).mask_id == expected
 
 
 # Size

@@ -17,7 +17,7 @@ from zhaiju.corpus import index as module
 from zhaiju.corpus.documents import Paragraph
 from zhaiju.corpus.index import Changes, Embedding, Entry, Found, Index, Stored, sync
 from zhaiju.corpus.lexical import BM25
-from zhaiju.errors import ConfigError, DataError, OutputError
+from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError
 
 KILLS = int(os.environ.get("ZHAIJU_KILLS", 5))
 
@@ -53,7 +53,8 @@ def test_paragraphs_come_back_as_they_were(index):
     ]
     index.update('it\'s "é".pdf', "d", given)
     assert index.paragraphs('it\'s "é".pdf') == given
-    assert index.search("題三", 1) == [Found(given[1], pytest.approx(index.search("三", 1)[0].score))]
+    score = pytest.approx(index.search("三", 1)[0].score)
+    assert index.search("題三", 1) == [Found(given[1], score, score)]
     assert index.paragraphs("nothing") == []
 
 
@@ -447,20 +448,88 @@ def test_vectors_find_what_words_do_not(tmp_path):
     assert texts(index.search("舟", 1)) == [BOATS]
     assert texts(Index.open(str(tmp_path), embedding=toy()).search("羔", 1)) == [GOATS]
     both = index.search("河邊的船", 1)[0]
-    assert both == Found(index.paragraphs("a.txt")[0], pytest.approx(2 / 61))
+    assert both == Found(index.paragraphs("a.txt")[0], pytest.approx(2 / 61), pytest.approx(both.lexical))
     index.optimise()
     assert texts(index.search("舟", 1)) == [BOATS]
     index.update("a.txt", "2", [Paragraph(GOATS, "a.txt")])
     assert texts(index.search("羝", 2)) == [GOATS, GOATS]
 
 
+def test_lexical_scores_are_those_of_the_words_alone_however_a_paragraph_was_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CANDIDATES", 2)  # so that a paragraph can share words and not be among the best
+    index = Index.open(str(tmp_path / "toy"), create=True, embedding=toy())
+    plain = Index.open(str(tmp_path / "plain"), create=True)
+    kept = [entry("a.txt", BOATS, "河。", "河邊。"), entry("it's b.txt", "舟行河上，船兩舸，舟三。", TEA, GOATS)]
+    for made in (index, plain):
+        made.commit(kept)
+        made.optimise()
+    for question, k in (("河邊舟", 2), ("河邊舟", 6), ("羝", 1)):
+        words = {found.paragraph: found.score for found in plain.search(question, 9)}
+        found = index.search(question, k)
+        assert [one.lexical for one in found] == pytest.approx([words.get(one.paragraph, 0.0) for one in found])
+        assert all(one.score <= 2 / 61 for one in found)
+    assert texts(found) == [GOATS]
+    assert found[0].lexical == 0.0
+
+
 @pytest.mark.parametrize(
-    ("made", "opened"), [(None, toy()), (toy(), None), (toy(), toy("other")), (toy(), toy(dimension=4))]
+    ("made", "opened", "told"),
+    [
+        (None, toy(), r"holds no vectors; leave the embedder toy \(3\) out"),
+        (toy(), None, r"holds vectors by toy \(3\); open it with --embedder toy$"),
+        (toy(), toy("other"), r"by toy \(3\), not by other \(3\); open it with --embedder toy$"),
+        (toy(), toy(dimension=4), r"by toy \(3\), not by toy \(4\)"),
+    ],
 )
-def test_another_embedding_is_told(tmp_path, made, opened):
+def test_another_embedding_is_told(tmp_path, made, opened, told):
     Index.open(str(tmp_path), create=True, embedding=made)
-    with pytest.raises(ConfigError, match="was made with the embedding"):
+    with pytest.raises(ConfigError, match=told):
         Index.open(str(tmp_path), embedding=opened)
+
+
+# --- vectors of an encoder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    from checkpoints import bert
+
+    folder = tmp_path_factory.mktemp("encoder") / "bert"
+    bert(folder)
+    return folder
+
+
+def test_an_encoder_gives_each_text_its_own_vector_whatever_it_comes_with(encoder, one_thread):
+    from zhaiju.corpus.embed import load_embedding
+
+    embedding = load_embedding(str(encoder))
+    given = [BOATS, BOOKS * 20, "船", "", GOATS]
+    together = embedding.vectors(given)
+    assert together.shape == (5, embedding.dimension)
+    for text, vector in zip(given, together, strict=True):
+        assert embedding.vectors([text])[0] == pytest.approx(vector, abs=1e-5)
+        assert np.linalg.norm(vector) == pytest.approx(1)
+    assert embedding.vectors([BOOKS * 21])[0] == pytest.approx(together[1], abs=1e-5)  # cut where the encoder ends
+    assert embedding.vectors([]).shape == (0, embedding.dimension)
+
+
+def test_an_encoder_is_the_same_from_every_folder(encoder, tmp_path, monkeypatch, one_thread):
+    from zhaiju.corpus.embed import load_embedding
+
+    monkeypatch.chdir(encoder.parent)
+    index = Index.open(str(tmp_path / "index"), create=True, embedding=load_embedding("bert"))
+    index.commit([entry("a.txt", BOATS, BOOKS, TEA)])
+    monkeypatch.chdir(encoder)
+    index = Index.open(str(tmp_path / "index"), embedding=load_embedding("../bert"))
+    assert texts(index.search(BOOKS, 1)) == [BOOKS]
+    assert {found.lexical for found in index.search("🐐", 3)} == {0.0}
+
+
+def test_no_encoder_is_told():
+    from zhaiju.corpus.embed import load_embedding
+
+    with pytest.raises(CheckpointError, match="no such directory"):
+        load_embedding("/nowhere/bert")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from zhaiju.config import TrainSettings
+from zhaiju.data.chunks import arrays, pad
 from zhaiju.data.examples import Context, IntentExample, QAExample, SlotExample, Span
 from zhaiju.data.formats import ReadLog
 from zhaiju.errors import ConfigError, DataError, OutputError, TrainingError
@@ -303,6 +304,97 @@ def test_an_averaged_run_that_dies_between_an_evaluation_and_its_checkpoint_ends
     train("read", AVERAGED, _data("read"), run)
     assert _without_times(run) == _without_times(averaged / "read")
     assert _same_state(load_state(run), load_state(averaged / "read"))
+
+
+# A reader made from nothing, with all that helps a small one
+
+SMALL_READER = replace(
+    AVERAGED, window=36, hints=True, architecture="roformer", vocabulary="characters", script="simplified",
+    random_windows=True, no_answer_rate=0.5, mask_rate=0.1, pooled_dropout=True, average=0.99, batch_size=8,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small_readers(tmp_path_factory):
+    """Uninterrupted runs, with the mean of the weights and without."""
+    folder = tmp_path_factory.mktemp("small-readers")
+    for average in (0.99, 0.0):
+        train("read", replace(SMALL_READER, average=average), _data("read"), folder / str(average))
+    return folder
+
+
+@pytest.mark.parametrize("average", [0.99, 0.0])
+@pytest.mark.parametrize(("at", "kind"), [(1, Stepped), (4, Stepped), (5, Stepped), (5, Evaluated), (7, Stepped)])
+def test_a_small_reader_that_dies_and_goes_on_ends_the_same(small_readers, tmp_path, average, at, kind):
+    whole, run, settings = small_readers / str(average), tmp_path / "run", replace(SMALL_READER, average=average)
+    with pytest.raises(_KilledError):
+        train("read", settings, _data("read"), run, on_event=_die_at(at, kind))
+    assert train("read", settings, _data("read"), run).step == 8
+    for name in ("last", "best"):
+        assert (run / name).resolve().name == (whole / name).resolve().name
+        assert _equal(run / name, whole / name)
+    assert _without_times(run) == _without_times(whole)
+    assert _same_state(load_state(run), load_state(whole))
+    for name in ("calibration.json", "outcomes.json"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_the_state_of_a_small_reader_holds_the_parts_that_its_checkpoint_has_summed(small_readers):
+    for average in ("0.99", "0.0"):
+        kept = _weights(small_readers / average / "last")
+        assert not any("parametri" in name for name in kept)
+        table = kept["roformer.embeddings.token_type_embeddings.weight"]
+        assert table.shape == (641, 16)
+        state = load_state(small_readers / average)
+        own = state["average"] or state["weights"]
+        assert sum(value.shape == table.shape for value in own) == 0
+        (parts,) = [value for value in own if torch.equal(value[0], table[0])]  # special tokens have but a side
+        assert len(parts) < 100
+
+
+@pytest.mark.parametrize("average", ["0.99", "0.0"])
+@pytest.mark.parametrize("which", ["last", "best"])
+def test_a_small_reader_is_a_plain_transformers_checkpoint(small_readers, average, which):
+    import transformers
+
+    where = small_readers / average / which
+    model, report = transformers.AutoModelForQuestionAnswering.from_pretrained(where, output_loading_info=True)
+    assert not any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    for parameter in model.parameters():  # where a mapped file has them is not where memory has; see `load`
+        parameter.data = parameter.data.clone()
+    ours = load(where)
+    windows = [
+        window for example in _examples(3) for window in ours.encoding.windows(example.question, example.context.text)
+    ]
+    assert len(windows) > 3
+    ids, types, mask = (torch.from_numpy(array) for array in arrays(pad(windows, ours.encoding.pad_id)))
+    assert types.max() > 480
+    with torch.inference_mode():
+        theirs = model.eval()(input_ids=ids, token_type_ids=types, attention_mask=mask)
+        logits = ours.network.eval().logits(ids, types, mask)
+    assert torch.equal(logits, torch.stack([theirs.start_logits, theirs.end_logits], 1))
+
+
+@pytest.mark.parametrize("scratch", [True, False])
+def test_rotary_positions_are_not_trained(small_readers, tmp_path, scratch):
+    """Loading a RoFormer makes parameters of its sines and cosines."""
+    begun, name = small_readers / "0.0" / "last", "roformer.encoder.embed_positions.weight"
+    loaded = load(begun).network.model.get_parameter(name)
+    assert not loaded.requires_grad
+    settings = replace(
+        SMALL_READER, scratch=scratch, encoder=None if scratch else str(begun), average=0.0, max_steps=2, seed=3
+    )
+    train("read", settings, _data("read"), tmp_path / "run")
+    assert torch.equal(_weights(tmp_path / "run" / "last")[name], loaded)
+    assert not _equal(tmp_path / "run" / "last", begun)
+
+
+def test_what_is_judged_in_training_is_what_the_checkpoint_scores(small_readers):
+    for average in ("0.99", "0.0"):
+        entries = [entry for entry in read_metrics(small_readers / average) if entry["event"] == "evaluate"]
+        loaded = load(small_readers / average / "last")
+        figures, _ = evaluate(make_engine(loaded), loaded.task("read", temperature=1.0), _data("read").dev)
+        assert {name: entries[-1][name] for name in figures} == figures
 
 
 # First weights

@@ -95,10 +95,14 @@ def ask(
     """
     from zhaiju.data.examples import check_text
 
+    if embedder is not None and index is None:
+        raise ConfigError("--embedder is the encoder of an index; name the index with --index")
     asked, places = _question_and_paths(question, paths or [], index)
     if asked is not None:
         check_text(asked, "question")
-    source = _open_source(places, index, embedder)
+    elif "-" in places:
+        raise ConfigError("stdin cannot hold both documents and questions; give the question: zhaiju ask QUESTION -")
+    source = _open_source(places, index, embedder, piped=asked is not None and _is_piped())
     from zhaiju.corpus.ask import load_asker
 
     asker = load_asker(reader, None if selector == "none" else selector, candidates=candidates)
@@ -107,11 +111,14 @@ def ask(
     if asked is not None:
         _tell(asker.ask(asked, source), number, as_json)
         return
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")  # what is no UTF-8 is a question refused
     while (line := _next_question()) is not None:
         try:
+            check_text(line, "question")
             _tell(asker.ask(line, source), number, as_json)
         except DataError as error:  # a question too long is not the end
-            ui.note(ui.visible(f"zhaiju: {error}"))
+            _warn(str(error))
 
 
 def _question_and_paths(question: str | None, paths: list[str], index: str | None) -> tuple[str | None, list[str]]:
@@ -126,35 +133,43 @@ def _question_and_paths(question: str | None, paths: list[str], index: str | Non
         return None, [question]
     if paths and os.path.exists(question) and all(path == "-" or os.path.exists(path) for path in paths):
         return None, [question, *paths]
+    if paths and os.path.exists(question) and not any(map(os.path.exists, paths)):
+        raise ConfigError(f"{paths[0]} is no file or folder; the question comes first: zhaiju ask QUESTION PATH…")
     return question, paths
 
 
-def _open_source(paths: list[str], index: str | None, embedder: str | None) -> Searchable:
+def _open_source(paths: list[str], index: str | None, embedder: str | None, *, piped: bool) -> Searchable:
+    """An index, or the paragraphs of documents; those that come through a pipe where none is named."""
     from zhaiju.corpus.ask import Paragraphs
+    from zhaiju.corpus.index import Index, is_index
 
     if index is not None:
-        from zhaiju.corpus.index import Index
-
         return Index.open(index, embedding=_embedding(embedder))
-    if not paths and not sys.stdin.isatty():
-        paths = ["-"]
-    if not paths:
-        raise ConfigError("no documents named: expected files, folders, - for stdin, or --index")
     from zhaiju.corpus.documents import find_documents, read_document
 
+    for name in paths:
+        if is_index(name):
+            raise ConfigError(f"{name} is an index; ask it with --index {name}")
     paragraphs = []
-    with ui.progress("reading documents", None) as advance:
-        for path in find_documents(paths, warn=_warn):
-            try:
-                paragraphs += read_document(path)
-            except DataError as error:
-                if str(path) in paths:
-                    raise
-                _warn(str(error))
-            advance(1)
-    if not paragraphs:
+    if paths or piped:
+        with ui.progress("reading documents", None) as advance:
+            for path in find_documents(paths or ["-"], warn=_warn):
+                try:
+                    paragraphs += read_document(path)
+                except DataError as error:
+                    if path in map(Path, paths or ["-"]):
+                        raise
+                    _warn(str(error))
+                advance(1)
+    if not paragraphs and paths:
         raise DataError("no text in the documents", file=", ".join(paths))
+    if not paragraphs:
+        raise ConfigError("no documents named: expected files, folders, - for stdin, or --index")
     return Paragraphs(paragraphs)
+
+
+def _is_piped() -> bool:
+    return sys.stdin is not None and not sys.stdin.isatty()  # None where it was closed
 
 
 def _warn(message: str) -> None:
@@ -172,14 +187,14 @@ def _embedding(name: str | None) -> Embedding | None:
 def _next_question() -> str | None:
     """The next line that is not blank; None at the end."""
     while True:
-        if sys.stdin.isatty():
+        if sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
             try:
                 line = input("問> ")
             except EOFError:
                 print()
                 return None
         else:
-            line = sys.stdin.readline()
+            line = "" if sys.stdin is None else sys.stdin.readline()
             if not line:
                 return None
         if line.strip():
@@ -190,7 +205,7 @@ def _tell(answer: Answer, number: int, as_json: bool) -> None:
     from zhaiju.corpus.ask import sentence_around
 
     if as_json:
-        print(json.dumps(_told(answer, number), ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+        print(ui.json_text(_told(answer, number), indent=2 if sys.stdout.isatty() else None))
         return
     out = ui.console()
     if not answer.found:
@@ -203,7 +218,7 @@ def _tell(answer: Answer, number: int, as_json: bool) -> None:
         out.print(ui.marked(quote.paragraph.text, quote.start, quote.end, first, last))
         sure = f"confidence {answer.confidence:.0%}" if place == 0 else f"score {quote.score:.0%}"
         heading = f", {quote.paragraph.heading}" if quote.paragraph.heading else ""
-        out.print(ui.visible(f"    {quote.source}{heading}, {sure}"), style="dim")
+        out.print(ui.one_line(f"    {quote.source}{heading}, {sure}"), style="dim")
 
 
 def _told(answer: Answer, number: int) -> dict[str, Any]:
@@ -220,6 +235,8 @@ def _told(answer: Answer, number: int) -> dict[str, Any]:
             "document": quote.paragraph.document,
             "line": quote.paragraph.line,
             "page": quote.paragraph.page,
+            "number": quote.paragraph.number,
+            "heading": quote.paragraph.heading,
             "sentence": quote.paragraph.text[first:last],
             "paragraph": quote.paragraph.text,
         }
@@ -245,56 +262,75 @@ def index(
     embedder: Annotated[
         str | None, typer.Option(help="Keep vectors of this encoder too (a directory or hub id), for hybrid search.")
     ] = None,
-    remove: Annotated[list[str] | None, typer.Option(help="Remove a document; may be given again.")] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option(help="Remove a document, or all in a folder; may be given again.")
+    ] = None,
     show: Annotated[bool, typer.Option("--list", help="List the documents in the index.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Keep documents in an index on disk, to be asked again and again; run it again to follow their changes.
 
-    Only what is new or changed is read. What has gone from the folders named is removed.
+    Only what is new or changed is read. What has gone from the folders named is removed. A document that cannot be
+    read is told of and left as it was; exit code 1 if it was named itself.
     """
-    from zhaiju.corpus.index import Index, sync
+    from zhaiju.corpus.documents import find_documents, read_document
+    from zhaiju.corpus.index import Index, is_index, is_under, sync
 
     if not paths and not remove and not show:
         raise ConfigError("no documents named: expected files or folders, --remove or --list")
+    if paths and "-" in paths:
+        raise ConfigError("an index follows files and folders; stdin (-) is neither")
+    named = [os.path.abspath(path) for path in paths or []]
+    # A folder may have lost its last document; before the first there is nothing to index.
+    found = [str(path) for path in find_documents(named, warn=_warn, none_allowed=not paths or is_index(output))]
     table = Index.open(output, create=bool(paths), embedding=_embedding(embedder))
     report: dict[str, Any] = {}
+    removed: list[str] = []
+    failures: list[str] = []
     if remove:
-        names = [os.path.abspath(name) for name in remove]
-        known = {stored.document for stored in table.documents()}
-        for name, given in zip(names, remove, strict=True):
-            if name not in known:
+        known = [stored.document for stored in table.documents()]
+        for given in remove:
+            under = [name for name in known if is_under(name, os.path.abspath(given))]
+            if not under:
                 raise DataError("is not in the index", file=given)
-        table.commit([], names)
-        report["removed"] = len(names)
+            removed += under
+        removed = list(dict.fromkeys(removed))
+        table.commit([], removed)
+        report["removed"] = len(removed)
     if paths:
-        from zhaiju.corpus.documents import find_documents, read_document
 
-        named = [os.path.abspath(path) for path in paths]
-        found = [str(path) for path in find_documents(named, warn=_warn)]
+        def failed(document: str, error: ZhaijuError) -> None:
+            failures.append(document)
+            _warn(str(error))
+
         with ui.progress("indexing", len(found)) as advance:
             changes = sync(
                 table,
                 ((path, _digest(path)) for path in found),
                 read_document,
                 prune_under=named,
-                failed=lambda document, error: _warn(str(error)),
+                failed=failed,
                 progress=lambda document: advance(1),
             )
+        changes.removed += len(removed)
         report |= asdict(changes)
     documents = table.documents()
     if show:
-        rows = [{"document": stored.document, "paragraphs": stored.paragraphs} for stored in documents]
         if as_json:
-            _print_json(rows)
-        else:
-            _print_rows(output, rows)
-        return
-    _print_figures(output, report | {"documents": len(documents), "paragraphs": table.count}, as_json)
+            _print_json([{"document": stored.document, "paragraphs": stored.paragraphs} for stored in documents])
+        for stored in [] if as_json else documents:  # no table: it would break long paths
+            print(ui.one_line(f"{stored.paragraphs:>6}  {stored.document}"))
+    else:
+        _print_figures(output, report | {"documents": len(documents), "paragraphs": table.count}, as_json)
+    if set(failures) & set(named):
+        raise typer.Exit(1)
 
 
 def _digest(path: str) -> str:
-    return files.fingerprint(path)
+    try:
+        return files.fingerprint(path)
+    except OSError:
+        return ""  # reading it will say why
 
 
 @app.command(epilog="Example: zhaiju check data/train.json --context data/context.json")
@@ -1248,7 +1284,7 @@ def _print_figures(title: str, report: Mapping[str, Any], as_json: bool) -> None
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+    print(ui.json_text(value, indent=2))
 
 
 def main() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -132,19 +134,30 @@ def marked(text: str, start: int, end: int, first: int, last: int) -> Text:
     from rich.text import Text
 
     before, after = ("", "") if sys.stdout.isatty() else MARKS
-    line = Text(_one_line(text[first:start]))
-    line.append(before + _one_line(text[start:end]) + after, style="bold black on yellow")
-    line.append(_one_line(text[end:last]))
+    line = Text(one_line(text[first:start]))
+    line.append(before + one_line(text[start:end]) + after, style="bold black on yellow")
+    line.append(one_line(text[end:last]))
     return line
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """`visible`, with line breaks and tabs as spaces."""
     return visible(text.replace("\n", " ").replace("\t", " "))
 
 
 def visible(text: str) -> str:
-    """`text` with control characters made visible, so that no document can steer the terminal."""
-    return "".join(
-        character if character.isprintable() or character in "\n\t" else f"\\x{ord(character):02x}"
-        for character in text
-    )
+    """`text` with control characters made visible, so that no document can steer the terminal.
+
+    Spaces of all widths stay as they are, and so do the joiners of emoji and of Indian and Arabic letters.
+    """
+    return "".join(character if _is_harmless(character) else f"\\x{ord(character):02x}" for character in text)
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """JSON in which what could steer a terminal is escaped; read back it is the same value."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return "".join(character if _is_harmless(character) else json.dumps(character)[1:-1] for character in text)
+
+
+def _is_harmless(character: str) -> bool:
+    return character.isprintable() or character in "\n\t\u200c\u200d" or unicodedata.category(character) == "Zs"

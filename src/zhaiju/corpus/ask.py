@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,20 +19,22 @@ import numpy as np
 import numpy.typing as npt
 
 from zhaiju import files
-from zhaiju.corpus.documents import Paragraph
-from zhaiju.corpus.lexical import BM25, sentences, terms
+from zhaiju.corpus.documents import CLOSERS, Paragraph
+from zhaiju.corpus.lexical import BM25, terms
 from zhaiju.data.examples import Candidate, Context, QAExample, ReadPrediction, SelectPrediction
-from zhaiju.errors import ConfigError
+from zhaiju.errors import ConfigError, DataError
 from zhaiju.inference.answer import Answerer, Joint, join, load_joint
 from zhaiju.inference.engine import make_engine
 from zhaiju.modeling.checkpoint import STARTER, Checkpoint, load, starter
 
 TRUST_FILE = "trust.json"
 CANDIDATES = 5
-READ_N_BEST = 20  # before overlapping spans are left out
+READ_N_BEST = 200  # before overlapping spans are left out
 SIGNALS = ("lexical", "coverage", "selected", "null", "span")
 RIDGE = 1.0
 STEPS = 50
+# A full stop ends a sentence only after three letters or digits, so that "Dr." and "e.g." do not.
+_SENTENCE_END = re.compile(rf"(?:[。！？!?]+[{CLOSERS}]*|(?<=\w{{3}})\.[{CLOSERS}]*(?=\s)|\n)\s*")
 
 
 class Found(Protocol):
@@ -44,7 +47,12 @@ class Found(Protocol):
 
     @property
     def score(self) -> float:
-        """Its lexical score: BM25's, above 0."""
+        """What it was ranked by, the higher the better."""
+        ...
+
+    @property
+    def lexical(self) -> float:
+        """Its BM25 score; 0 where it shares nothing with the question."""
         ...
 
 
@@ -62,6 +70,11 @@ class Hit:
 
     paragraph: Paragraph
     score: float
+
+    @property
+    def lexical(self) -> float:
+        """The score: it is found by nothing else."""
+        return self.score
 
 
 class Paragraphs:
@@ -148,7 +161,7 @@ class Trust:
     def confidence(self, signals: Sequence[float]) -> float:
         """Probability that the answer is right, 0..1."""
         standard = (np.asarray(signals) - self.mean) / self.spread
-        return float(1 / (1 + math.exp(-float(np.clip(standard @ np.asarray(self.weights) + self.bias, -50, 50)))))
+        return float(_logistic(standard @ np.asarray(self.weights) + self.bias))
 
     @classmethod
     def fit(cls, signals: npt.NDArray[np.float64], right: npt.NDArray[np.bool_], *, keep: float) -> Trust:
@@ -170,15 +183,13 @@ class Trust:
         penalty = np.full(len(weights), RIDGE)
         penalty[-1] = 1e-6
         for _ in range(STEPS):
-            odds = 1 / (1 + np.exp(-np.clip(inputs @ weights, -50, 50)))
+            odds = _logistic(inputs @ weights)
             slope = inputs.T @ (odds - right) + penalty * weights
             curve = (inputs * (odds * (1 - odds))[:, None]).T @ inputs + np.diag(penalty)
             weights = weights - np.linalg.solve(curve, slope)
-        odds = 1 / (1 + np.exp(-(inputs @ weights)))
-        threshold = float(np.quantile(odds[right], 1 - keep, method="lower"))
-        return cls(
-            tuple(mean.tolist()), tuple(spread.tolist()), tuple(weights[:-1].tolist()), float(weights[-1]), threshold
-        )
+        fitted = cls(tuple(mean.tolist()), tuple(spread.tolist()), tuple(weights[:-1].tolist()), float(weights[-1]), 0)
+        confidences = [fitted.confidence(row) for row in signals[right]]
+        return replace(fitted, threshold=float(np.quantile(confidences, 1 - keep, method="lower")))
 
     @classmethod
     def load(cls, directory: str | Path) -> Trust | None:
@@ -197,14 +208,21 @@ class Trust:
             rows = {name: tuple(map(float, values[name])) for name in ("mean", "spread", "weights")}
             if any(len(row) != len(SIGNALS) for row in rows.values()):
                 raise ValueError(f"expected {len(SIGNALS)} numbers each")
-            return cls(**rows, bias=float(values["bias"]), threshold=float(values["threshold"]))
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from None
+            trust = cls(**rows, bias=float(values["bias"]), threshold=float(values["threshold"]))
+            if min(trust.spread) <= 0 or not np.isfinite([*sum(rows.values(), ()), trust.bias, trust.threshold]).all():
+                raise ValueError("expected finite numbers, those of spread above 0")
+            return trust
+        except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+            raise ConfigError(f"{path} cannot be read: {error!r}") from None
 
     def save(self, directory: str | Path, about: Mapping[str, Any]) -> None:
         """Keep it in a reader's directory, with what it was fitted on."""
         values = {"signals": list(SIGNALS), **asdict(self), "about": dict(about)}
         files.write_json(Path(directory) / TRUST_FILE, values)
+
+
+def _logistic(logits: Any) -> Any:
+    return 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
 
 
 class Asker:
@@ -243,9 +261,12 @@ class Asker:
             return Answer(question, (), 0.0, self._threshold), (0.0,) * len(SIGNALS)
         contexts = tuple(Context(hit.paragraph.text, str(place)) for place, hit in enumerate(hits))
         example = QAExample("ask", question, contexts, relevant=0 if len(contexts) == 1 else None)
-        self._lexical = {example.id: tuple(hit.score for hit in hits)}
+        self._lexical = {example.id: tuple(hit.lexical for hit in hits)}
         joint = self.answerer.joint
-        _, selected, readings = next(iter(self.answerer.readings([example], joint)))
+        try:
+            _, selected, readings = next(iter(self.answerer.readings([example], joint)))
+        except DataError as error:  # "ask" is no row that the asker knows of
+            raise DataError(error.problem, field=error.field, found=error.found, expected=error.expected) from None
         prediction = join(example, selected, readings, joint)
         signals = _signals(question, hits[prediction.index], selected, prediction)
         confidence = prediction.score if self.trust is None else self.trust.confidence(signals)
@@ -277,7 +298,7 @@ def _signals(
     shared = asked & set(terms(hit.paragraph.text))
     score = prediction.n_best[0].score if prediction.n_best else 0.0
     return (
-        hit.score / max(1, len(asked)),
+        hit.lexical / max(1, len(asked)),
         len(shared) / max(1, len(asked)),
         0.0 if selected is None else selected.scores[prediction.index],
         float(np.clip(prediction.null_score or 0.0, -30, 30)),
@@ -330,14 +351,11 @@ def make_asker(
 def sentence_around(text: str, start: int, end: int) -> tuple[int, int]:
     """The sentences that `[start, end)` lies in, as `[first, last)` without white space around them."""
     first, last = 0, len(text)
-    at = 0
-    for sentence in sentences(text):
-        at = text.index(sentence, at)
-        if at <= start:
-            first = at
-        if at + len(sentence) >= end:
-            last = at + len(sentence)
+    for match in _SENTENCE_END.finditer(text):
+        if match.end() <= start:
+            first = match.end()
+        elif match.end() >= end:
+            last = match.end()
             break
-        at += len(sentence)
-    part = text[first:last]
-    return first + len(part) - len(part.lstrip()), last - (len(part) - len(part.rstrip()))
+    first += len(text[first:start]) - len(text[first:start].lstrip())
+    return first, end + len(text[end:last].rstrip())

@@ -121,7 +121,9 @@ class Paragraph:
         return f"{self.document} ¶{self.number}"
 
 
-def find_documents(paths: Iterable[str | Path], *, warn: Callable[[str], None]) -> Iterator[Path]:
+def find_documents(
+    paths: Iterable[str | Path], *, warn: Callable[[str], None], none_allowed: bool = False
+) -> Iterator[Path]:
     """Every document that `paths` name, each once.
 
     A file is taken as it is named, "-" too. A folder is walked in the order of names: files with a suffix of
@@ -130,9 +132,10 @@ def find_documents(paths: Iterable[str | Path], *, warn: Callable[[str], None]) 
     Args:
         paths: Files and folders.
         warn: Called with a line about each link and each folder that is passed over.
+        none_allowed: No document at all is no error.
 
     Raises:
-        DataError: a path does not exist, or there is no document at all.
+        DataError: a path does not exist or cannot be read, or there is no document at all.
     """
     seen: set[str] = set()
     for path in map(Path, paths):
@@ -141,7 +144,7 @@ def find_documents(paths: Iterable[str | Path], *, warn: Callable[[str], None]) 
             if real not in seen:
                 seen.add(real)
                 yield found
-    if not seen:
+    if not seen and not none_allowed:
         raise DataError("no document found", expected=f"files that end in {' '.join(SUFFIXES)}")
 
 
@@ -197,9 +200,9 @@ def cut(text: str, limit: int) -> list[str]:
     return [*pieces, text[start:]]
 
 
-_CLOSERS = "”’」』）】》〉〕\"')\\]］"
-_SENTENCE_END = re.compile(rf"(?:[。！？!?…]+[{_CLOSERS}]*|\.[{_CLOSERS}]*(?=\s)|\n)\s*")
-_ENDS_SENTENCE = re.compile(rf"[。！？!?….：:][{_CLOSERS}]*$")
+CLOSERS = "”’」』）】》〉〕\"')\\]］"  # what may follow a full stop, for a class of a regular expression
+_SENTENCE_END = re.compile(rf"(?:[。！？!?…]+[{CLOSERS}]*|\.[{CLOSERS}]*(?=\s)|\n)\s*")
+_ENDS_SENTENCE = re.compile(rf"[。！？!?….：:][{CLOSERS}]*$")
 _PAUSE = re.compile(r"[，、；：,;:]\s*|\s+")
 _JOINERS = "\u200d\ufe0e\ufe0f"
 
@@ -1002,6 +1005,8 @@ def _walk(folder: Path, warn: Callable[[str], None]) -> Iterator[Path]:
             with os.scandir(path) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
+            if path is folder:
+                raise DataError("cannot be read", file=path, found=verbatim(_reason(error))) from None
             warn(f"{path}: passed over, {_reason(error)}")
             continue
         waiting += [path / entry.name for entry in reversed(entries) if _is_wanted(path, entry, warn)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from zhaiju.corpus.index import Embedding
 from zhaiju.data.batching import by_budget
-from zhaiju.modeling.checkpoint import load_encoder
+from zhaiju.modeling.checkpoint import load_encoder, resolve
 
 BATCH_TOKENS = 8192
 
@@ -26,7 +27,10 @@ def load_embedding(what: str) -> Embedding:
     Raises:
         CheckpointError: it cannot be loaded.
     """
-    model, tokenizer, most = load_encoder(what)
+    where = resolve(what)
+    if os.path.isdir(where):  # an index is asked from other folders than it was made in
+        where = os.path.abspath(where)
+    model, tokenizer, most = load_encoder(where)
 
     def embed(texts: Sequence[str]) -> npt.NDArray[np.floating[Any]]:
         import torch
@@ -46,4 +50,4 @@ def load_embedding(what: str) -> Embedding:
             result[batch] = ((states * weights).sum(1) / weights.sum(1).clamp(min=1)).float().numpy()
         return result
 
-    return Embedding(what, model.config.hidden_size, embed)
+    return Embedding(where, model.config.hidden_size, embed)

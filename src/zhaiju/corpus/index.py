@@ -41,6 +41,7 @@ _LOCK = ".zhaiju.lock"
 _FUSION = 60
 _WORDS = "terms_idx"  # Lance's name for the full-text index of the column "terms"
 _SHOWN = ["text", "document", "line", "page", "number", "heading"]
+_NO_EMBEDDING = "none"
 _NO_MARKER = "text IS NOT NULL"
 
 
@@ -74,10 +75,17 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A paragraph that answers a search; the higher the score, the better."""
+    """A paragraph that answers a search.
+
+    Attributes:
+        paragraph: It.
+        score: What it is ranked by, the higher the better (see `Index.search`).
+        lexical: Its BM25 score; 0 where it shares nothing with the question.
+    """
 
     paragraph: Paragraph
     score: float
+    lexical: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,16 +184,27 @@ class Index:
             return []
         limit = max(k, CANDIDATES)
         words = self._by_words(question, limit)
-        if self._embedding is not None:
-            words = _fused([words, self._by_vector(question, limit)])
-        return [Found(_paragraph(row), score) for row, score in words[:k]]
+        if self._embedding is None:
+            return [Found(_paragraph(row), score, score) for row, score in words[:k]]
+        found = _fused([words, self._by_vector(question, limit)])[:k]
+        lexical = {_key(row): score for row, score in words}
+        if others := [row for row, _ in found if _key(row) not in lexical]:
+            lexical |= {_key(row): score for row, score in self._by_words(question, len(others), others)}
+        return [Found(_paragraph(row), score, lexical.get(_key(row), 0.0)) for row, score in found]
 
-    def _by_words(self, question: str, limit: int) -> list[tuple[dict[str, Any], float]]:
+    def _by_words(
+        self, question: str, limit: int, among: Sequence[dict[str, Any]] = ()
+    ) -> list[tuple[dict[str, Any], float]]:
+        """Rows and their BM25 scores: the best, or those `among` some that share anything with the question."""
         asked = " ".join(dict.fromkeys(terms(question)))
         if not asked:
             return []
         with _reading(self.uri):
             query = self._table.search(_library("lancedb.query").MatchQuery(asked, "terms"), query_type="fts")
+            if among:
+                query = query.where(
+                    " OR ".join(f"({_among([row['document']])} AND place = {row['place']})" for row in among)
+                )
             rows = query.select([*_SHOWN, "place", "_score"]).limit(limit).to_list()
         return _ordered((row, row["_score"]) for row in rows)
 
@@ -325,7 +344,7 @@ def sync(
                     changes.changed += document in known
                     changes.added += document not in known
             progress(document)
-        gone = [name for name in known if name not in seen and any(_is_under(name, folder) for folder in prune_under)]
+        gone = [name for name in known if name not in seen and any(is_under(name, folder) for folder in prune_under)]
         changes.removed = len(gone)
         batch.commit(gone)
         if batch.commits or not index.is_optimised:
@@ -357,7 +376,8 @@ class _Batch:
         self.entries, self.paragraphs, self.began = [], 0, time.monotonic()
 
 
-def _is_under(document: str, folder: str) -> bool:
+def is_under(document: str, folder: str) -> bool:
+    """Whether a document is in a folder, or is what is named; "" is above all."""
     folder = folder.rstrip("/")
     return not folder or document == folder or document.startswith(f"{folder}/")
 
@@ -368,10 +388,14 @@ def _fused(rankings: Sequence[Sequence[tuple[dict[str, Any], float]]]) -> list[t
     scores: dict[tuple[str, int], float] = {}
     for ranking in rankings:
         for rank, (row, _) in enumerate(ranking, 1):
-            key = row["document"], row["place"]
+            key = _key(row)
             rows.setdefault(key, row)
             scores[key] = scores.get(key, 0.0) + 1 / (_FUSION + rank)
     return _ordered((row, scores[key]) for key, row in rows.items())
+
+
+def _key(row: dict[str, Any]) -> tuple[str, int]:
+    return row["document"], row["place"]
 
 
 def _ordered(rows: Iterable[tuple[dict[str, Any], float]]) -> list[tuple[dict[str, Any], float]]:
@@ -422,12 +446,17 @@ def _schema(embedding: Embedding | None) -> Any:
 
 
 def _described(embedding: Embedding | None) -> str:
-    return "none" if embedding is None else f"{embedding.name} ({embedding.dimension})"
+    return _NO_EMBEDDING if embedding is None else f"{embedding.name} ({embedding.dimension})"
+
+
+def is_index(path: str) -> bool:
+    """Whether a local folder looks like an index."""
+    return os.path.isdir(os.path.join(path, f"{_TABLE}.lance"))
 
 
 def _opened(uri: str) -> Any:
     """The table, None if there is none."""
-    if _is_local(uri) and not os.path.isdir(os.path.join(uri, f"{_TABLE}.lance")):
+    if _is_local(uri) and not is_index(uri):
         return None
     connection = _connect(uri)
     try:
@@ -480,9 +509,16 @@ def _check(table: Any, uri: str, embedding: Embedding | None) -> None:
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     if (version := metadata.get("zhaiju.version")) != VERSION:
         raise DataError("is an index of another version; make it anew", file=uri, found=version, expected=VERSION)
-    made, wanted = metadata.get("zhaiju.embedding", "none"), _described(embedding)
-    if made != wanted:
-        raise ConfigError(f"{uri}: the index was made with the embedding {made}, not {wanted}")
+    made, wanted = metadata.get("zhaiju.embedding", _NO_EMBEDDING), _described(embedding)
+    if made == wanted:
+        return
+    if made == _NO_EMBEDDING:
+        raise ConfigError(
+            f"{uri}: the index holds no vectors; leave the embedder {wanted} out, or make it anew with it"
+        )
+    name = made.rpartition(" (")[0]
+    other = "" if embedding is None else f", not by {wanted}"
+    raise ConfigError(f"{uri}: the index holds vectors by {made}{other}; open it with --embedder {name}")
 
 
 # --- locks and errors

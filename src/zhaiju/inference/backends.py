@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -87,6 +88,8 @@ class OnnxBackend:
         options.log_severity_level = 3
         # Threads that wait by spinning are many times slower as soon as another program wants a core too.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # A weight that is not handed over would be read from the file's first bytes if the working directory has one.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         try:
             graph = (Path(directory) / GRAPH_FILE).read_bytes()
             arrays_of: dict[str, npt.NDArray[np.float32]] = {}

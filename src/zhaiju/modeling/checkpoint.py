@@ -556,6 +556,10 @@ def _load_model(where: str, head: Head, labels: Sequence[str] | None, *, head_re
     # of what is computed from them, and a resumed training would no longer be the one that was cut short.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
+    # Loading also thaws what its class froze: RoFormer's table of sines, which is no weight to train.
+    for module in model.modules():
+        if "Sinusoidal" in type(module).__name__:
+            module.requires_grad_(False)
     return model
 
 

@@ -40,7 +40,7 @@ from zhaiju.training.evaluate import evaluate
 from zhaiju.training.loop import Evaluated, Event, Started, Stepped
 
 TASKS = ("select", "read")
-WINDOWS = {"select": 256, "read": 256}  # at use; the reader is trained on shorter ones
+WINDOWS = {"select": (256, 32), "read": (170, 40)}  # tokens and overlap at use; see the lab notes
 AGREE = 1e-3  # largest difference of logits between PyTorch and the graph
 KEEP = 0.94  # share of right answers on the held-out questions that the threshold lets through
 RISK = 0.5
@@ -76,7 +76,7 @@ def package(task: str, run: Path, output: Path) -> Checkpoint:
     """
     trained = load(run, task)
     trained.network.model.half()
-    trained.encoding.window = WINDOWS[task]
+    trained.encoding.window, trained.encoding.overlap = WINDOWS[task]
 
     def fill(temporary: Path) -> None:
         save(temporary, trained.network, trained.encoding, replace(trained.meta, calibration={}))

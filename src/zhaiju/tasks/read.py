@@ -163,9 +163,9 @@ def _random_items(
         items.append(Item([window], NO_ANSWER if label is None else label))
     if generator.random() >= no_answer_rate:
         return items
-    others = [index for index in range(len(example.contexts)) if index != (example.relevant or 0)]
+    others = [context.text for context in example.contexts if context.text != example.context.text]
     if others and generator.random() < 0.5:
-        other = example.contexts[others[int(generator.integers(len(others)))]].text
+        other = others[int(generator.integers(len(others)))]
         wrong = _likeliest(encoding.pair(example.question, other), [], generator)
     else:
         wrong = _likeliest(pair, example.answers, generator) if total > room else None
@@ -194,7 +194,8 @@ def _masked(window: Window, encoding: Encoding, generator: np.random.Generator, 
     context = window.starts >= 0
     question = ~context
     question[: len(encoding.template.prefix)] = False
-    question[int(context.argmax()) - len(encoding.template.middle) :] = False
+    after = len(encoding.template.middle) + int(context.sum()) + len(encoding.template.suffix)
+    question[len(window) - after :] = False
     for side in (question, context):
         hidden |= side & (generator.random(len(window)) < 2 * rate * generator.random())
     return replace(window, input_ids=np.where(hidden, np.int32(encoding.mask_id), window.input_ids))

@@ -208,7 +208,7 @@ def test_folder_that_cannot_be_made_is_told(tmp_path):
 
 def test_addresses_are_no_paths(monkeypatch):
     asked = []
-    monkeypatch.setattr(module, "_connect", lambda uri: asked.append(uri) or 1 / 0)
+    monkeypatch.setattr(module, "_connect", lambda uri, *options: asked.append(uri) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         Index.open("s3://bucket//index", create=True)
     assert asked == ["s3://bucket//index"]

@@ -265,6 +265,9 @@ def index(
     remove: Annotated[
         list[str] | None, typer.Option(help="Remove a document, or all in a folder; may be given again.")
     ] = None,
+    on: Annotated[
+        str, typer.Option(help="Where the full-text index is built: local, or ray (the cluster at RAY_ADDRESS).")
+    ] = "local",
     show: Annotated[bool, typer.Option("--list", help="List the documents in the index.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -274,15 +277,16 @@ def index(
     read is told of and left as it was; exit code 1 if it was named itself.
     """
     from zhaiju.corpus.documents import find_documents, read_document
-    from zhaiju.corpus.index import Index, is_index, is_under, sync
+    from zhaiju.corpus.index import Index, check_place, exists, is_under, sync
 
+    check_place(on)
     if not paths and not remove and not show:
         raise ConfigError("no documents named: expected files or folders, --remove or --list")
     if paths and "-" in paths:
         raise ConfigError("an index follows files and folders; stdin (-) is neither")
     named = [os.path.abspath(path) for path in paths or []]
     # A folder may have lost its last document; before the first there is nothing to index.
-    found = [str(path) for path in find_documents(named, warn=_warn, none_allowed=not paths or is_index(output))]
+    found = [str(path) for path in find_documents(named, warn=_warn, none_allowed=not paths or exists(output))]
     table = Index.open(output, create=bool(paths), embedding=_embedding(embedder))
     report: dict[str, Any] = {}
     removed: list[str] = []
@@ -309,6 +313,7 @@ def index(
                 ((path, _digest(path)) for path in found),
                 read_document,
                 prune_under=named,
+                on=on,
                 failed=failed,
                 progress=lambda document: advance(1),
             )

@@ -82,7 +82,7 @@ class TrainSettings:
         "without, of the same paragraph or of another candidate.",
     )
     mask_rate: float = setting(
-        0.0, "read: mean share of a window's tokens hidden from the encoder in training.", low=0, high=0.5
+        0.0, "select, read: mean share of a window's tokens hidden from the encoder in training.", low=0, high=0.5
     )
     max_answer_chars: int = setting(50, "read: longest quote in characters; 0: no limit.", low=0, high=1 << 31)
     pooling: str = setting(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from zhaiju.corpus import cluster
 from zhaiju.corpus.lexical import terms
 from zhaiju.errors import ConfigError, DataError, OutputError, ZhaijuError, verbatim
 
@@ -34,15 +36,27 @@ BATCH_DOCUMENTS = 256
 BATCH_PARAGRAPHS = 2_000
 BATCH_SECONDS = 10.0  # so that a slow reading of documents that is killed loses no more than that
 CANDIDATES = 50
+PLACES = ("local", "ray")  # where the full-text index can be built
 KEPT = timedelta(hours=1)  # how long an old version stays for those who still read it
 
 _TABLE = "paragraphs"
 _LOCK = ".zhaiju.lock"
 _FUSION = 60
 _WORDS = "terms_idx"  # Lance's name for the full-text index of the column "terms"
+_PLAIN = {
+    "base_tokenizer": "whitespace",
+    "max_token_length": None,
+    "lower_case": False,
+    "stem": False,
+    "remove_stop_words": False,
+    "ascii_folding": False,
+}
 _SHOWN = ["text", "document", "line", "page", "number", "heading"]
 _NO_EMBEDDING = "none"
+_KEY = "lance-schema:unenforced-primary-key"
 _NO_MARKER = "text IS NOT NULL"
+# Lance asks six times over, each with these, before it gives up; with its own it would take minutes.
+_HASTY = {"connect_timeout": "2s", "timeout": "5s", "client_max_retries": "0"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +260,9 @@ class Index:
             raise DataError("is named twice in one commit", file=twice)
         for entry in entries:
             _check_unicode(entry)
-        rows = self._arrow(entries)
+        with _writing(self.uri):
+            schema = self._table.schema
+        rows = self._arrow(entries, schema)
         with self.writing(), _writing(self.uri):
             _with_words(self._table)
             if entries:
@@ -271,14 +287,26 @@ class Index:
             statistics = self._table.index_stats(_WORDS)
         return statistics is not None and statistics.num_unindexed_rows == 0
 
-    def optimise(self) -> None:
-        """Join small files, index what is not indexed yet, delete what has been superseded for an hour."""
+    def optimise(self, *, on: str = "local") -> None:
+        """Join small files, index what is not indexed yet, delete what has been superseded for an hour.
+
+        Args:
+            on: Of `PLACES`: this process, or a Ray cluster (see `corpus.cluster`), which indexes everything anew.
+
+        Raises:
+            ConfigError: there is no such place, or what it needs is not installed.
+            OutputError: it cannot be written, or another process is writing.
+        """
+        check_place(on)
         with self.writing(), _writing(self.uri):
             _with_words(self._table)
-            self._table.optimize(cleanup_older_than=KEPT)
+            if on == "local" or not self._table.count_rows():  # lance-ray builds no index of nothing
+                self._table.optimize(cleanup_older_than=KEPT)
+            else:
+                cluster.build(self._table.uri, "terms", name=_WORDS, settings=_PLAIN, kept=KEPT)
 
-    def _arrow(self, entries: Sequence[Entry]) -> Any:
-        rows: dict[str, list[Any]] = {name: [] for name in self._table.schema.names if name != "vector"}
+    def _arrow(self, entries: Sequence[Entry], schema: Any) -> Any:
+        rows: dict[str, list[Any]] = {name: [] for name in schema.names if name != "vector"}
         for entry in entries:
             # A document without paragraphs has a row too, a marker, or it would be read again and again.
             for place, paragraph in enumerate(entry.paragraphs or [None]):
@@ -295,7 +323,7 @@ class Index:
             if given:
                 vectors[given] = self._embedding.vectors([rows["text"][place] for place in given])
             columns["vector"] = list(vectors)
-        return _library("pyarrow").table(columns, schema=self._table.schema)
+        return _library("pyarrow").table(columns, schema=schema)
 
 
 def sync(
@@ -304,6 +332,7 @@ def sync(
     read: Callable[[str], Sequence[Paragraph]],
     *,
     prune_under: Sequence[str] = (),
+    on: str = "local",
     failed: Callable[[str, ZhaijuError], None] = lambda document, error: None,
     progress: Callable[[str], None] = lambda document: None,
 ) -> Changes:
@@ -315,12 +344,15 @@ def sync(
         read: Called with the name of those that are new or whose digest is another.
         prune_under: Folders; a document in the index that is under one of them, or is one of them, but not among
             `documents` is removed. "" is above all.
+        on: Where the full-text index is built in the end, "local" or "ray" (see `Index.optimise`).
         failed: Called with a document that could not be read. What the index holds of it stays.
         progress: Called with each document once it is dealt with.
 
     Raises:
+        ConfigError: the index cannot be built there.
         OutputError: the index cannot be written, or another process is writing to it.
     """
+    check_place(on)
     changes = Changes()
     with index.writing():
         known = {stored.document: stored.digest for stored in index.documents()}
@@ -348,7 +380,7 @@ def sync(
         changes.removed = len(gone)
         batch.commit(gone)
         if batch.commits or not index.is_optimised:
-            index.optimise()
+            index.optimise(on=on)
     return changes
 
 
@@ -374,6 +406,14 @@ class _Batch:
             self.index.commit(self.entries, removed)
             self.commits += 1
         self.entries, self.paragraphs, self.began = [], 0, time.monotonic()
+
+
+def check_place(on: str) -> None:
+    """Raise an error unless the full-text index can be built there: one of `PLACES`, with what it needs."""
+    if on not in PLACES:
+        raise ConfigError(f"an index is built on {on!r}, expected {' or '.join(PLACES)}")
+    if on == "ray":
+        cluster.check_installed()
 
 
 def is_under(document: str, folder: str) -> bool:
@@ -442,6 +482,10 @@ def _schema(embedding: Embedding | None) -> Any:
     ]
     if embedding is not None:
         columns.append(pa.field("vector", pa.list_(pa.float32(), embedding.dimension)))
+    # With a key, Lance sees that two writers without a lock add the same document; else both would be kept.
+    for place, column in enumerate(columns[:2], 1):
+        key = {_KEY: "true", f"{_KEY}:position": str(place)}
+        columns[place - 1] = column.with_metadata(key)
     return pa.schema(columns, metadata={"zhaiju.version": VERSION, "zhaiju.embedding": _described(embedding)})
 
 
@@ -454,13 +498,24 @@ def is_index(path: str) -> bool:
     return os.path.isdir(os.path.join(path, f"{_TABLE}.lance"))
 
 
+def exists(uri: str) -> bool:
+    """Whether there is an index at an address, which is asked where it is not a local folder.
+
+    Raises:
+        DataError: it cannot be asked.
+    """
+    return is_index(uri) if _is_local(uri) else _opened(uri) is not None
+
+
 def _opened(uri: str) -> Any:
     """The table, None if there is none."""
     if _is_local(uri) and not is_index(uri):
         return None
-    connection = _connect(uri)
     try:
-        return connection.open_table(_TABLE)
+        if not _is_local(uri):
+            _check_endpoint(uri)
+            _connect(uri, _HASTY).open_table(_TABLE)
+        return _connect(uri).open_table(_TABLE)
     except ValueError as error:
         if "not found" in str(error):
             return None
@@ -475,10 +530,25 @@ def _created(uri: str, embedding: Embedding | None) -> Any:
     return table
 
 
-def _connect(uri: str) -> Any:
+def _connect(uri: str, options: dict[str, str] | None = None) -> Any:
     lancedb = _library("lancedb")
-    with _reading(uri):
-        return lancedb.connect(uri, read_consistency_interval=timedelta(0))  # every search sees the last commit
+    with _reading(uri):  # every search sees the last commit
+        return lancedb.connect(uri, read_consistency_interval=timedelta(0), storage_options=options)
+
+
+def _check_endpoint(uri: str) -> None:
+    """Raise an error for an address in the environment that Lance would only stumble over."""
+    if not uri.startswith("s3"):
+        return
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
+        address = os.environ.get(name)
+        if not address:
+            continue
+        scheme, _, rest = address.partition("://")
+        if scheme not in ("http", "https") or not rest or rest.split() != [rest]:
+            raise ConfigError(f"{name} is {address!r}, expected http://… or https://…")
+        if scheme == "http" and os.environ.get("AWS_ALLOW_HTTP", "").lower() not in ("true", "1"):
+            raise ConfigError(f"{name} is {address}; http is allowed only with AWS_ALLOW_HTTP=true")
 
 
 def _library(name: str) -> Any:
@@ -493,20 +563,13 @@ def _with_words(table: Any) -> None:
     """Make the full-text index where there is none: before the first row, so that no reader ever misses it."""
     if any(index.name == _WORDS for index in table.list_indices()):
         return
-    plain = _library("lancedb.index").FTS(
-        base_tokenizer="whitespace",
-        max_token_length=None,
-        lower_case=False,
-        stem=False,
-        remove_stop_words=False,
-        ascii_folding=False,
-    )
-    table.create_index("terms", config=plain, name=_WORDS)
+    table.create_index("terms", config=_library("lancedb.index").FTS(**_PLAIN), name=_WORDS)
 
 
 def _check(table: Any, uri: str, embedding: Embedding | None) -> None:
     """Raise an error unless a table is of this version and was made with this embedding."""
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    with _reading(uri):
+        metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     if (version := metadata.get("zhaiju.version")) != VERSION:
         raise DataError("is an index of another version; make it anew", file=uri, found=version, expected=VERSION)
     made, wanted = metadata.get("zhaiju.embedding", _NO_EMBEDDING), _described(embedding)
@@ -522,6 +585,15 @@ def _check(table: Any, uri: str, embedding: Embedding | None) -> None:
 
 
 # --- locks and errors
+
+_MEANINGS = [
+    (r"<Code>(\w+)</Code>", r"\1"),  # S3's own, such as NoSuchBucket
+    (r"Failed to get AWS credentials", "no AWS credentials"),
+    (r"(?s)kind: Connect,.*message: \\?\"([^\"\\]+)", r"\1"),
+    (r"kind: Timeout", "no answer in time"),
+    (r"HTTP error: ([^,\n]+)", r"\1"),
+    (r"(?i)commit conflict|concurrent", "another process wrote at the same time; run it again"),
+]
 
 
 def _is_local(uri: str) -> bool:
@@ -566,5 +638,9 @@ def _reading(uri: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what Lance says, which may be a page."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    """What Lance means, which may say it in a page of Rust."""
+    said = str(error)
+    for pattern, meaning in _MEANINGS:
+        if told := re.search(pattern, said):
+            return told.expand(meaning)
+    return (said.splitlines() or [type(error).__name__])[0][:300]

@@ -6,7 +6,7 @@ A task never sees a model. It turns examples into windows, and arrays of logits 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -116,6 +116,19 @@ def means(**columns: Sequence[float] | npt.NDArray[Any]) -> dict[str, npt.NDArra
     return {
         name: np.stack([np.asarray(column, np.float64), np.ones(len(column))], 1) for name, column in columns.items()
     }
+
+
+def masked(window: Window, encoding: Encoding, generator: np.random.Generator, rate: float) -> Window:
+    """The window with some of its tokens hidden, special ones excepted: up to twice `rate` of each side."""
+    hidden = np.zeros(len(window), dtype=np.bool_)
+    context = window.starts >= 0
+    question = ~context
+    question[: len(encoding.template.prefix)] = False
+    after = len(encoding.template.middle) + int(context.sum()) + len(encoding.template.suffix)
+    question[len(window) - after :] = False
+    for side in (question, context):
+        hidden |= side & (generator.random(len(window)) < 2 * rate * generator.random())
+    return replace(window, input_ids=np.where(hidden, np.int32(encoding.mask_id), window.input_ids))
 
 
 def log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -10,7 +10,7 @@ best one takes its place.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from zhaiju.data.encoding import Encoding, Pair, Window, cover, locate
 from zhaiju.data.examples import Candidate, QAExample, ReadPrediction, Span
 from zhaiju.errors import DataError
 from zhaiju.tasks import metrics
-from zhaiju.tasks.base import Floats, Head, Item, Judgement, means
+from zhaiju.tasks.base import Floats, Head, Item, Judgement, masked, means
 
 NO_ANSWER = (0, 0)
 TRIES = 4  # windows without an answer to choose one from
@@ -66,9 +66,7 @@ class ReadTask:
         else:
             items = self._all_items(example, encoding, generator)
         if self.mask_rate:
-            items = [
-                Item([_masked(item.windows[0], encoding, generator, self.mask_rate)], item.label) for item in items
-            ]
+            items = [Item([masked(item.windows[0], encoding, generator, self.mask_rate)], item.label) for item in items]
         return items
 
     def _all_items(self, example: QAExample, encoding: Encoding, generator: np.random.Generator) -> list[Item]:
@@ -186,19 +184,6 @@ def _likeliest(pair: Pair, answers: Sequence[Span], generator: np.random.Generat
         if shared > most:
             best, most = window, shared
     return best
-
-
-def _masked(window: Window, encoding: Encoding, generator: np.random.Generator, rate: float) -> Window:
-    """The window with some of its tokens hidden, special ones excepted: up to twice `rate` of each side."""
-    hidden = np.zeros(len(window), dtype=np.bool_)
-    context = window.starts >= 0
-    question = ~context
-    question[: len(encoding.template.prefix)] = False
-    after = len(encoding.template.middle) + int(context.sum()) + len(encoding.template.suffix)
-    question[len(window) - after :] = False
-    for side in (question, context):
-        hidden |= side & (generator.random(len(window)) < 2 * rate * generator.random())
-    return replace(window, input_ids=np.where(hidden, np.int32(encoding.mask_id), window.input_ids))
 
 
 def _gold(examples: Sequence[QAExample]) -> dict[str, tuple[str, ...]]:

@@ -14,7 +14,7 @@ import numpy as np
 from zhaiju.data.encoding import Encoding, Window
 from zhaiju.data.examples import QAExample, SelectPrediction
 from zhaiju.errors import DataError
-from zhaiju.tasks.base import Floats, Head, Item, Judgement, means
+from zhaiju.tasks.base import Floats, Head, Item, Judgement, masked, means
 from zhaiju.tasks.metrics import accuracy
 
 
@@ -24,10 +24,12 @@ class SelectTask:
 
     Attributes:
         negatives: Wrong paragraphs drawn beside the right one for training, anew in each epoch.
+        mask_rate: Mean share of a window's tokens that training hides.
         temperature: Logits are divided by it (see `zhaiju.tasks.calibration`).
     """
 
     negatives: int = 3
+    mask_rate: float = 0.0
     temperature: float = 1.0
 
     name = "select"
@@ -49,6 +51,8 @@ class SelectTask:
         windows = []
         for choice, index in enumerate([example.relevant, *drawn.tolist()]):
             windows += encoding.windows(example.question, example.contexts[index].text, choice=choice)
+        if self.mask_rate:
+            windows = [masked(window, encoding, generator, self.mask_rate) for window in windows]
         return [Item(windows, (0,))]
 
     def encode(self, example: QAExample, encoding: Encoding) -> list[Window]:

@@ -271,7 +271,7 @@ def test_trust_comes_back_as_it_was(tmp_path):
         "{",
         "[]",
         b"\xff",
-        {"signals": ["lexical"]},
+        {"signals": ["coverage"]},
         {"mean": [0.0]},
         {"spread": [1.0, 1.0, 0.0, 1.0, 1.0]},
         {"weights": [1.0, 1.0, math.nan, 1.0, 1.0]},
@@ -320,13 +320,14 @@ class Found:
         self.paragraph, self.score, self.lexical = Paragraph(text, "a.txt"), score, lexical
 
 
-def test_signals_are_made_of_the_lexical_score_not_of_what_ranked():
+@pytest.mark.parametrize("lexical", [6.0, 60.0])
+def test_signals_do_not_depend_on_how_rare_words_are_among_the_paragraphs(lexical):
     asker = Asker(Answerer(Engine(), None))
-    source = Fused(Found("橋在河上", 0.03, 6.0), Found("甲", 0.02, 0.0))
+    source = Fused(Found("橋在岸上。河在橋下。", 0.03, lexical), Found("甲", 0.02, 0.0))
     answer, signals = asker.examine("河橋", source)  # two characters and their pair, of which the pair is not there
     assert dict(zip(SIGNALS, signals, strict=True)) == {
-        "lexical": 6.0 / 3,
         "coverage": pytest.approx(2 / 3),
+        "sentence": pytest.approx(1 / 3),
         "selected": 0.0,
         "null": 30.0,
         "span": pytest.approx(math.log(answer.quotes[0].score)),

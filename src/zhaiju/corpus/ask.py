@@ -21,7 +21,7 @@ import numpy.typing as npt
 from zhaiju import files
 from zhaiju.corpus.documents import CLOSERS, Paragraph
 from zhaiju.corpus.lexical import BM25, terms
-from zhaiju.data.examples import Candidate, Context, QAExample, ReadPrediction, SelectPrediction
+from zhaiju.data.examples import Candidate, Context, QAExample, ReadPrediction
 from zhaiju.errors import ConfigError, DataError
 from zhaiju.inference.answer import Answerer, Joint, join, load_joint
 from zhaiju.inference.engine import make_engine
@@ -30,7 +30,7 @@ from zhaiju.modeling.checkpoint import STARTER, Checkpoint, load, starter
 TRUST_FILE = "trust.json"
 CANDIDATES = 5
 READ_N_BEST = 200  # before overlapping spans are left out
-SIGNALS = ("lexical", "coverage", "selected", "null", "span")
+SIGNALS = ("coverage", "sentence", "selected", "null", "span")
 RIDGE = 1.0
 STEPS = 50
 # A full stop ends a sentence only after three letters or digits, so that "Dr." and "e.g." do not.
@@ -268,7 +268,10 @@ class Asker:
         except DataError as error:  # "ask" is no row that the asker knows of
             raise DataError(error.problem, field=error.field, found=error.found, expected=error.expected) from None
         prediction = join(example, selected, readings, joint)
-        signals = _signals(question, hits[prediction.index], selected, prediction)
+        hit = hits[prediction.index]
+        # The selector's own logit, without what BM25 added: that grows with the number of paragraphs.
+        logit = 0.0 if selected is None else selected.scores[prediction.index] - joint.lexical * hit.lexical
+        signals = _signals(question, hit, logit, prediction)
         confidence = prediction.score if self.trust is None else self.trust.confidence(signals)
         return Answer(question, tuple(_quotes(prediction, hits)), confidence, self._threshold), signals
 
@@ -291,16 +294,16 @@ def _quotes(prediction: ReadPrediction, hits: Sequence[Found]) -> Iterator[Quote
         yield Quote(candidate.text, candidate.start, candidate.end, paragraph, candidate.score)
 
 
-def _signals(
-    question: str, hit: Found, selected: SelectPrediction | None, prediction: ReadPrediction
-) -> tuple[float, ...]:
+def _signals(question: str, hit: Found, logit: float, prediction: ReadPrediction) -> tuple[float, ...]:
+    """None of them depends on how many other paragraphs there are: two are judged as two million are."""
     asked = set(terms(question))
-    shared = asked & set(terms(hit.paragraph.text))
+    text = hit.paragraph.text
+    first, last = sentence_around(text, prediction.start, prediction.end)
     score = prediction.n_best[0].score if prediction.n_best else 0.0
     return (
-        hit.lexical / max(1, len(asked)),
-        len(shared) / max(1, len(asked)),
-        0.0 if selected is None else selected.scores[prediction.index],
+        len(asked & set(terms(text))) / max(1, len(asked)),
+        len(asked & set(terms(text[first:last]))) / max(1, len(asked)),
+        logit,
         float(np.clip(prediction.null_score or 0.0, -30, 30)),
         math.log(max(score, 1e-6)),
     )

@@ -26,4 +26,4 @@ campaign: setup
 	scripts/campaign
 
 clean:
-	rm -rf $(VENV) demo-run build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

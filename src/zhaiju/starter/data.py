@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,11 @@ from zhaiju.data.formats import ReadLog, load_contexts, read_qa
 CMRC = ("cmrc2018-dev.json", "cmrc2018-trial.json")
 DRCD = "drcd-dev.json"
 HELD_OUT = 10  # one article in so many
-MORE_WRONG = 7  # likewise, for the selector alone, whatever candidates there are
 WRONG = 4  # paragraphs that BM25 likes best beside the right one, for questions that come without candidates
 
 
 def prepare(data: Path, output: Path) -> dict[str, int]:
-    """Write `context.json`, `train.json`, `select.json` and `dev.json` in the course layout.
-
-    `select.json` has the training questions with more wrong paragraphs: those that BM25 likes best among all.
+    """Write `context.json`, `train.json` and `dev.json` in the course layout.
 
     Args:
         data: Folder with `course/` and `squad/`.
@@ -77,34 +74,12 @@ def prepare(data: Path, output: Path) -> dict[str, int]:
     written = {
         "context": texts,
         "train": train,
-        "select": _with_more_wrong(train, texts, {row["relevant"] for row in dev}),
         "dev": dev,
     }
     output.mkdir(parents=True, exist_ok=True)
     for name, values in written.items():
         files.write_json(output / f"{name}.json", values)
     return {"paragraphs": len(texts), "train": len(train), "dev": len(dev), "kept_out": len(hidden)}
-
-
-def _with_more_wrong(
-    rows: Sequence[dict[str, Any]], texts: Sequence[str], held_out: Collection[int]
-) -> list[dict[str, Any]]:
-    """A paragraph that a held-out question is answered by is not added: it would be learnt as always wrong."""
-    index = BM25(texts)
-    return [
-        row
-        | {
-            "paragraphs": list(
-                dict.fromkeys(
-                    [
-                        *row["paragraphs"],
-                        *(place for place, _ in index.top(row["question"], MORE_WRONG) if place not in held_out),
-                    ]
-                )
-            )
-        }
-        for row in rows
-    ]
 
 
 def fingerprints(data: Path) -> dict[str, str]:

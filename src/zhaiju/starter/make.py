@@ -40,7 +40,6 @@ from zhaiju.training.evaluate import evaluate
 from zhaiju.training.loop import Evaluated, Event, Started, Stepped
 
 TASKS = ("select", "read")
-TRAIN = {"select": "select.json", "read": "train.json"}
 WINDOWS = {"select": (256, 32), "read": (170, 40)}  # tokens and overlap at use; see the lab notes
 AGREE = 1e-3  # largest difference of logits between PyTorch and the graph
 KEEP = 0.97  # share of right answers on the held-out questions that the threshold lets through
@@ -51,7 +50,7 @@ def train(task: str, config: Path, data: Path, run: Path) -> None:
     """Train one of the two models as `zhaiju train` does; a run that was cut short goes on."""
     settings = load_settings(config, {})
     found = training.load_train_data(
-        task, [data / TRAIN[task]], [data / "dev.json"], context=data / "context.json", skip_faulty=True
+        task, [data / "train.json"], [data / "dev.json"], context=data / "context.json", skip_faulty=True
     )
     with ui.progress(f"training {task}", None) as advance:
 

@@ -764,3 +764,16 @@ def test_what_cannot_be_indexed_is_one_line_and_leaves_no_index(run, documents, 
 def test_an_index_is_not_made_where_a_file_is(run, documents):
     assert "cannot write" in refused(run("index", documents, "-o", documents / "bridge.txt"))
     assert (documents / "bridge.txt").read_text("utf-8").startswith(BRIDGE)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["calibrate", "starter", "public.json"],
+        ["answer", "context.json", "public.json", "--fit", "public.json", "-o", "out.json"],
+    ],
+)
+def test_nothing_is_fitted_into_the_package(run, arguments):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert "belongs to the package" in err

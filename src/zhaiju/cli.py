@@ -742,6 +742,8 @@ def answer(
 
     if pipeline and (fit or k is not None or weight is not None):
         raise ConfigError("--pipeline is k = 1 and λ = 0; leave --fit, --k and --weight out")
+    if fit and reader == "starter":
+        raise ConfigError("the starter belongs to the package, with what was fitted for it; leave --fit out")
     if selector is None and reader == "starter":
         selector = "starter"
     if selector is None and (pipeline or fit or k is not None or weight is not None):
@@ -932,6 +934,8 @@ def calibrate(
     from zhaiju.modeling.checkpoint import resolve, save_calibration
 
     name = _task_name(what, task)
+    if what == "starter":
+        raise ConfigError("the starter belongs to the package; copy its directory, and calibrate the copy")
     if not Path(resolve(what)).is_dir():
         raise ConfigError(f"{what} is not a directory, so nothing can be kept with it; download it to one")
     _check_output(*([output.with_name(output.name + suffix) for suffix in (".png", ".svg")] if output else []))

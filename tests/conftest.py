@@ -1,3 +1,5 @@
+import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,3 +23,20 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run(capfd, monkeypatch):
+    """Run the command line in this process: exit code, stdout, stderr."""
+    from zhaiju import cli
+
+    def call(*arguments, stdin=None):
+        given = io.TextIOWrapper(io.BytesIO((stdin or "").encode("utf-8", "surrogateescape")), "utf-8")
+        monkeypatch.setattr(sys, "stdin", given)
+        monkeypatch.setattr(sys, "argv", ["zhaiju", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capfd.readouterr()
+        return stopped.value.code, out, err
+
+    return call

@@ -1,4 +1,3 @@
-import io
 import json
 import math
 import os
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from checkpoints import bert
 from test_documents import pdf
-from zhaiju import cli, files, ui
+from zhaiju import files, ui
 from zhaiju.corpus.ask import SIGNALS, Answer, Asker, Hit, Paragraphs, Trust, load_asker, sentence_around
 from zhaiju.corpus.documents import Paragraph
 from zhaiju.data.examples import Candidate, ReadPrediction, SelectPrediction
@@ -69,20 +68,6 @@ def documents(tmp_path):
     (folder / "inner" / "library.md").write_text(f"# 图书馆\n\n{LIBRARY}\n", "utf-8")
     (folder / "museum.html").write_text(f"<h1>Museum</h1><p>{MUSEUM}</p>", "utf-8")
     return folder
-
-
-@pytest.fixture
-def run(capfd, monkeypatch):
-    def call(*arguments, stdin=None):
-        given = io.TextIOWrapper(io.BytesIO((stdin or "").encode("utf-8", "surrogateescape")), "utf-8")
-        monkeypatch.setattr(sys, "stdin", given)
-        monkeypatch.setattr(sys, "argv", ["zhaiju", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capfd.readouterr()
-        return stopped.value.code, out, err
-
-    return call
 
 
 def refused(result):

@@ -18,18 +18,6 @@ SAMPLE = resources("zhaiju.starter") / "sample"
 SHAPE = ["--scratch", "--layers", "1", "--hidden", "16", "--heads", "2", "--intermediate", "32", "--lr", "0.001"]
 
 
-@pytest.fixture
-def run(capfd, monkeypatch):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["zhaiju", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capfd.readouterr()
-        return stopped.value.code, out, err
-
-    return call
-
-
 def refused(result):
     """The one line of a refusal: exit code 2, nothing on stdout, no traceback."""
     code, out, err = result

@@ -281,13 +281,8 @@ def averaged(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("task", ["read", "intent"])
-@pytest.mark.parametrize("at", [*range(1, 9)])
-def test_an_averaged_run_that_dies_at_any_step_and_goes_on_ends_the_same(averaged, tmp_path, task, at):
-    whole, run = averaged / task, tmp_path / "run"
-    with pytest.raises(_KilledError):
-        train(task, AVERAGED, _data(task), run, on_event=_die_at(at))
-    assert train(task, AVERAGED, _data(task), run).finished
+def _assert_the_same(run, whole):
+    """Bit for bit: weights, figures, state, calibration."""
     for name in ("last", "best"):
         assert (run / name).resolve().name == (whole / name).resolve().name
         assert _equal(run / name, whole / name)
@@ -295,6 +290,16 @@ def test_an_averaged_run_that_dies_at_any_step_and_goes_on_ends_the_same(average
     assert _same_state(load_state(run), load_state(whole))
     for name in ("calibration.json", "outcomes.json"):
         assert (run / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize("task", ["read", "intent"])
+@pytest.mark.parametrize("at", [*range(1, 9)])
+def test_an_averaged_run_that_dies_at_any_step_and_goes_on_ends_the_same(averaged, tmp_path, task, at):
+    whole, run = averaged / task, tmp_path / "run"
+    with pytest.raises(_KilledError):
+        train(task, AVERAGED, _data(task), run, on_event=_die_at(at))
+    assert train(task, AVERAGED, _data(task), run).finished
+    _assert_the_same(run, whole)
 
 
 def test_an_averaged_run_that_dies_between_an_evaluation_and_its_checkpoint_ends_the_same(averaged, tmp_path):
@@ -330,13 +335,7 @@ def test_a_small_reader_that_dies_and_goes_on_ends_the_same(small_readers, tmp_p
     with pytest.raises(_KilledError):
         train("read", settings, _data("read"), run, on_event=_die_at(at, kind))
     assert train("read", settings, _data("read"), run).step == 8
-    for name in ("last", "best"):
-        assert (run / name).resolve().name == (whole / name).resolve().name
-        assert _equal(run / name, whole / name)
-    assert _without_times(run) == _without_times(whole)
-    assert _same_state(load_state(run), load_state(whole))
-    for name in ("calibration.json", "outcomes.json"):
-        assert (run / name).read_bytes() == (whole / name).read_bytes()
+    _assert_the_same(run, whole)
 
 
 def test_the_state_of_a_small_reader_holds_the_parts_that_its_checkpoint_has_summed(small_readers):

@@ -19,6 +19,7 @@ from zhaiju.data.examples import (
 from zhaiju.data.labelled import sentence_example
 from zhaiju.errors import ConfigError, DataError
 from zhaiju.inference.answer import Answerer, Joint, load_joint
+from zhaiju.inference.backends import AUTO
 from zhaiju.inference.engine import Engine, make_engine
 from zhaiju.modeling.checkpoint import STARTER, load, read_meta, resolve
 from zhaiju.tasks.base import Task
@@ -53,7 +54,15 @@ class Model:
         self.thresholds: dict[str, float | None] = {}
 
     @classmethod
-    def load(cls, what: str, *, selector: str | None = None, task: str | None = None, precision: str = "fp32") -> Model:
+    def load(
+        cls,
+        what: str,
+        *,
+        selector: str | None = None,
+        task: str | None = None,
+        backend: str = AUTO,
+        precision: str = "fp32",
+    ) -> Model:
         """See `zhaiju.load`."""
         name = task or read_meta(resolve(what)).task or "read"
         if what == STARTER and name == "read":
@@ -61,12 +70,12 @@ class Model:
         if selector is not None and name != "read":
             raise ConfigError(f"{what} is a checkpoint for {name}; a selector goes with a reader")
         first = load(what, name)
-        parts = {name: (make_engine(first, precision=precision), first.task(name))}
+        parts = {name: (make_engine(first, backend=backend, precision=precision), first.task(name))}
         thresholds = {name: first.threshold}
         joint = None
         if selector is not None:
             second = load(selector, "select")
-            parts["select"] = (make_engine(second, precision=precision), second.task("select"))
+            parts["select"] = (make_engine(second, backend=backend, precision=precision), second.task("select"))
             thresholds["select"] = second.threshold
             joint = load_joint(first.where, second.where)
         model = cls(parts, joint=joint)

@@ -5,7 +5,8 @@ Each of the `k` likeliest paragraphs is read, and their spans are ranked by
 reader. `k = 1` is the hard pipeline of the course report: what the selector chose is read, whatever comes of it.
 
 Where the paragraphs come with lexical scores (BM25's), `lexical` times these is added to the selector's logits: the two
-err on different questions.
+err on different questions. The same scores can spare the selector work: `Shortcuts` has it look at the likeliest few
+only, and stop where two of these leave no doubt.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ import numpy as np
 from zhaiju import files
 from zhaiju.data.examples import QAExample, ReadPrediction, SelectPrediction
 from zhaiju.errors import ConfigError
-from zhaiju.inference.engine import POOL_EXAMPLES, Engine, Progress
-from zhaiju.modeling.checkpoint import read_meta
+from zhaiju.inference.engine import Engine, Progress
+from zhaiju.modeling.checkpoint import Meta, read_meta
 from zhaiju.tasks import ReadTask, SelectTask
 from zhaiju.tasks.base import Task, log_softmax
 from zhaiju.tasks.metrics import course
 
 JOINT_FILE = "answer.json"
+POOL_QUESTIONS = 1024  # several pools of the engine, so that it tokenises, computes and decodes side by side
+FIRST_LOOK = 2
+UNSEEN = -1e4  # the score of a paragraph that was ruled out unseen
 MOST_PARAGRAPHS = 4
 LEXICAL = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0)
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
@@ -63,6 +67,43 @@ class Joint:
 PIPELINE = Joint()
 
 
+@dataclass(frozen=True)
+class Shortcuts:
+    """Paragraphs that the selector need not look at. Both cost accuracy; `Spared` tells how much at most.
+
+    Attributes:
+        prefilter: Only this many, by lexical score; None: all.
+        certain: Look at the two with the best lexical scores first, and not at the others where one of the two has at
+            least this probability against the other, 0.5..1; None: look at all.
+    """
+
+    prefilter: int | None = None
+    certain: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.prefilter is not None and self.prefilter < 1:
+            raise ConfigError(f"prefilter is {self.prefilter}, expected at least 1 paragraph")
+        if self.certain is not None and not 0.5 <= self.certain <= 1:
+            raise ConfigError(f"certain is {self.certain:g}, expected a probability from 0.5 to 1")
+
+
+@dataclass
+class Spared:
+    """What shortcuts did so far.
+
+    Attributes:
+        paragraphs: Candidates in all.
+        scored: Those that the selector scored.
+        labelled: Questions that say which paragraph is right.
+        lost: Those of them whose right paragraph was ruled out unseen: what the shortcuts cost at most.
+    """
+
+    paragraphs: int = 0
+    scored: int = 0
+    labelled: int = 0
+    lost: int = 0
+
+
 class Answerer:
     """A selector and a reader joined.
 
@@ -73,6 +114,13 @@ class Answerer:
         select_task: Settings of the selector.
         joint: How both are weighed.
         lexical: Gives the lexical score of each of an example's paragraphs.
+        shortcuts: Which paragraphs the selector need not look at; none unless asked for.
+
+    Attributes:
+        spared: What the shortcuts did so far.
+
+    Raises:
+        ConfigError: there are shortcuts, and no lexical scores or no selector.
     """
 
     def __init__(
@@ -84,7 +132,12 @@ class Answerer:
         select_task: Task[Any, Any] | None = None,
         joint: Joint | None = None,
         lexical: Lexical | None = None,
+        shortcuts: Shortcuts | None = None,
     ) -> None:
+        self.shortcuts = shortcuts or Shortcuts()
+        if self.shortcuts != Shortcuts() and (lexical is None or selector is None):
+            raise ConfigError("prefilter and certain need a selector, and lexical scores to go by")
+        self.spared = Spared()
         self.reader = reader
         self.selector = selector
         self.read_task = read_task or ReadTask()
@@ -95,7 +148,7 @@ class Answerer:
     def predict(self, examples: Iterable[QAExample], *, progress: Progress | None = None) -> Iterator[ReadPrediction]:
         """One answer an example, in order; its `index` and `source` say which candidate it quotes."""
         source = iter(examples)
-        while pool := list(islice(source, POOL_EXAMPLES)):
+        while pool := list(islice(source, POOL_QUESTIONS)):
             for example, selected, readings in self.readings(pool, self.joint):
                 yield join(example, selected, readings, self.joint)
             if progress is not None:
@@ -111,7 +164,11 @@ class Answerer:
         wanted = [
             list(range(len(example.contexts)))
             if selected is None
-            else [int(index) for index in np.argsort([-score for score in selected.scores], kind="stable")[: joint.k]]
+            else [
+                int(index)
+                for index in np.argsort([-score for score in selected.scores], kind="stable")[: joint.k]
+                if selected.scores[index] > UNSEEN / 2
+            ]
             for example, selected in zip(pool, selections, strict=True)
         ]
         single = (
@@ -131,8 +188,55 @@ class Answerer:
         """
         if self.selector is None:
             raise ConfigError("there is no selector")
-        for example, selected in zip(pool, self.selector.predict(self.select_task, pool), strict=True):
-            yield selected if self.lexical is None else mix(example, selected, self.lexical(example), weight)
+        lexical = [None if self.lexical is None else self.lexical(example) for example in pool]
+        if self.shortcuts == Shortcuts():
+            found: Iterable[SelectPrediction] = self.selector.predict(self.select_task, pool)
+        else:
+            found = self._shortcut(pool, lexical)
+        for example, selected, scores in zip(pool, found, lexical, strict=True):
+            yield selected if scores is None else mix(example, selected, scores, weight)
+
+    def _shortcut(
+        self, pool: Sequence[QAExample], lexical: Sequence[Sequence[float] | None]
+    ) -> Iterator[SelectPrediction]:
+        """Selections that look at some of the paragraphs only."""
+        order = [np.argsort(-np.asarray(scores), kind="stable")[: self.shortcuts.prefilter] for scores in lexical]
+        scores = [np.full(len(example.contexts), UNSEEN) for example in pool]
+        wanted = [places if self.shortcuts.certain is None else places[:FIRST_LOOK] for places in order]
+        self._score(pool, wanted, scores)
+        if self.shortcuts.certain is not None:
+            rest = [
+                places[:0] if self._is_certain(scores[at][wanted[at]]) else places[FIRST_LOOK:]
+                for at, places in enumerate(order)
+            ]
+            self._score(pool, rest, scores)
+        for example, values in zip(pool, scores, strict=True):
+            self.spared.paragraphs += len(values)
+            self.spared.scored += int((values > UNSEEN).sum())
+            if example.relevant is not None and len(values) > 1:
+                self.spared.labelled += 1
+                self.spared.lost += int(values[example.relevant] == UNSEEN)
+            yield _selection(example, values)
+
+    def _is_certain(self, scores: Any) -> bool:
+        return bool(np.exp(log_softmax(scores).max()) >= (self.shortcuts.certain or 0))
+
+    def _score(self, pool: Sequence[QAExample], wanted: Sequence[Any], scores: Sequence[Any]) -> None:
+        """Have the selector score the wanted paragraphs of each example, into `scores`."""
+        assert self.selector is not None
+        asked = [at for at, places in enumerate(wanted) if len(places)]
+        parts = (
+            replace(
+                pool[at],
+                contexts=tuple(pool[at].contexts[place] for place in wanted[at]),
+                relevant=None,
+                answers=(),
+                gold=(),
+            )
+            for at in asked
+        )
+        for at, selected in zip(asked, self.selector.predict(self.select_task, parts), strict=True):
+            scores[at][wanted[at]] = selected.scores
 
     def fit(
         self, examples: Iterable[QAExample], *, progress: Progress | None = None
@@ -155,7 +259,7 @@ class Answerer:
         lexical = self._fit_lexical(examples)
         source = iter(examples)
         read = []
-        while pool := list(islice(source, POOL_EXAMPLES)):
+        while pool := list(islice(source, POOL_QUESTIONS)):
             read += list(self.readings(pool, Joint(MOST_PARAGRAPHS, 0.0, lexical)))
             if progress is not None:
                 progress(len(pool))
@@ -193,10 +297,15 @@ class Answerer:
 
 def mix(example: QAExample, selected: SelectPrediction, lexical: Sequence[float], weight: float) -> SelectPrediction:
     """A selector's prediction with `weight` times lexical scores added to its logits."""
-    scores = np.asarray(selected.scores, dtype=np.float64) + weight * np.asarray(lexical, dtype=np.float64)
+    own = np.asarray(selected.scores, dtype=np.float64)
+    return _selection(example, np.where(own > UNSEEN, own + weight * np.asarray(lexical, dtype=np.float64), UNSEEN))
+
+
+def _selection(example: QAExample, scores: Any) -> SelectPrediction:
+    """The prediction that a score for each paragraph makes; of equal ones the first."""
     best = int(scores.argmax())
-    return replace(
-        selected,
+    return SelectPrediction(
+        id=example.id,
         index=best,
         source=example.contexts[best].source,
         score=float(np.exp(log_softmax(scores)[best])),
@@ -258,9 +367,10 @@ def join(
 def _pair(reader: str, selector: str) -> str:
     """A name for the selector's weights, and for both temperatures, which what was fitted depends on too."""
     path = Path(selector) / "model.safetensors"
-    name = files.fingerprint(path) if path.is_file() else selector
     # A hub's checkpoint is not calibrated anew here, so its id says enough.
-    temperatures = [read_meta(where).temperature if Path(where).is_dir() else 1.0 for where in (reader, selector)]
+    metas = [read_meta(where) if Path(where).is_dir() else Meta() for where in (reader, selector)]
+    name = files.fingerprint(path) if path.is_file() else metas[1].weights or selector
+    temperatures = [meta.temperature for meta in metas]
     return name if temperatures == [1.0, 1.0] else f"{name} at {temperatures[0]:g} and {temperatures[1]:g}"
 
 

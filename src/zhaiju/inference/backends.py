@@ -1,26 +1,44 @@
-"""What runs a forward pass: arrays in, logits out. Libraries are imported when a backend is made."""
+"""What runs a forward pass: arrays in, logits out. Libraries are imported when a backend is made.
+
+| backend  | runs                                          | precisions       |
+|----------|-----------------------------------------------|------------------|
+| torch    | a loaded network, on the GPU where there is one | fp32, bf16     |
+| onnx     | an exported graph, in onnxruntime             | fp32, int8       |
+| openvino | an exported graph, or a loaded network        | fp32, bf16, int8 |
+"""
 
 from __future__ import annotations
 
+import copy
 import os
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from zhaiju.data.chunks import Chunk, arrays
 from zhaiju.errors import CheckpointError, ConfigError
+from zhaiju.modeling.checkpoint import GRAPHS
 
 if TYPE_CHECKING:
     from zhaiju.modeling.network import Network
 
-Precision = Literal["fp32", "bf16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+Precision = Literal["fp32", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+BACKENDS = {"torch": ("fp32", "bf16"), "onnx": ("fp32", "int8"), "openvino": PRECISIONS}
+AUTO = "auto"
+
 GRAPH_FILE = "model.onnx"
 WEIGHTS_FILE = "model.safetensors"
 TRANSPOSED = ".T"  # after the name of a weight that the graph wants transposed; names stand in brackets there
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+SPAN_OUTPUTS = ("start_logits", "end_logits")
+
+Floats = npt.NDArray[np.float32]
 
 
 class Backend(Protocol):
@@ -28,7 +46,7 @@ class Backend(Protocol):
 
     pad_id: int
 
-    def run(self, chunk: Chunk) -> npt.NDArray[np.float32]:
+    def run(self, chunk: Chunk) -> Floats:
         """Logits of a chunk's windows, float32 [n, …] (see `Network.logits`)."""
         ...
 
@@ -40,16 +58,16 @@ class TorchBackend:
         network: The network; put into evaluation mode for each run and back.
         pad_id: Token to pad with; the attention mask hides it.
         precision: "fp32" or "bf16" (autocast).
+        fixed: The weights will not change any more: bf16 then rounds those of linear layers once, not in every run.
     """
 
-    def __init__(self, network: Network, *, pad_id: int, precision: Precision = "fp32") -> None:
-        if precision not in PRECISIONS:
-            raise ConfigError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
-        self.network = network
+    def __init__(self, network: Network, *, pad_id: int, precision: str = "fp32", fixed: bool = False) -> None:
+        _supports("torch", precision)
+        self.network = _rounded(network) if fixed and precision == "bf16" else network
         self.pad_id = pad_id
         self.precision = precision
 
-    def run(self, chunk: Chunk) -> npt.NDArray[np.float32]:
+    def run(self, chunk: Chunk) -> Floats:
         """See `Backend.run`."""
         import torch
 
@@ -65,22 +83,36 @@ class TorchBackend:
             self.network.train(training)
 
 
+def _rounded(network: Network) -> Network:
+    """A copy whose linear layers hold bf16 weights, as autocast would round them; it shares all other weights."""
+    import torch
+
+    shared: dict[int, Any] = {id(value): value for value in [*network.parameters(), *network.buffers()]}
+    for module in network.modules():
+        if type(module) is torch.nn.Linear:
+            for value in module.parameters(recurse=False):
+                rounded = value.detach().to(torch.bfloat16)
+                shared[id(value)] = torch.nn.Parameter(rounded, requires_grad=False)
+    return copy.deepcopy(network, shared)
+
+
 class OnnxBackend:
-    """onnxruntime on the CPU, in fp32: a graph that takes its weights from the safetensors file beside it.
+    """onnxruntime on the CPU.
 
     Args:
-        directory: A checkpoint directory with `model.onnx` (see `zhaiju.inference.export`).
+        directory: A checkpoint directory that holds an exported graph (see `zhaiju.inference.export`).
         pad_id: Token to pad with; the attention mask hides it.
+        precision: "fp32", or "int8" where a quantised graph was exported.
         threads: CPU threads; 0: one a core.
 
     Raises:
         CheckpointError: the files are not there, or do not belong together.
     """
 
-    def __init__(self, directory: str | Path, *, pad_id: int, threads: int = 0) -> None:
+    def __init__(self, directory: str | Path, *, pad_id: int, precision: str = "fp32", threads: int = 0) -> None:
+        _supports("onnx", precision)
         import onnxruntime
         from safetensors import SafetensorError
-        from safetensors.numpy import load_file
 
         self.pad_id = pad_id
         options = onnxruntime.SessionOptions()
@@ -91,22 +123,214 @@ class OnnxBackend:
         # A weight that is not handed over would be read from the file's first bytes if the working directory has one.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         try:
-            graph = (Path(directory) / GRAPH_FILE).read_bytes()
-            arrays_of: dict[str, npt.NDArray[np.float32]] = {}
-            for name, weight in load_file(Path(directory) / WEIGHTS_FILE).items():
-                for wanted, array in ((f"[{name}]", weight), (f"[{name}{TRANSPOSED}]", weight.T)):
-                    if wanted.encode() in graph:
-                        arrays_of[wanted] = np.ascontiguousarray(array, dtype=np.float32)
-            values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays_of.values()]
-            options.add_external_initializers(list(arrays_of), values)
-            self._arrays = arrays_of  # the session looks into their memory
+            path = graph_path(directory, precision)
+            graph = path.read_bytes()
+            self._arrays: dict[str, Floats] = {}  # the session looks into their memory
+            if path.name == path.relative_to(directory).as_posix():  # a graph beside the weights
+                self._arrays = _referred(graph, Path(directory) / WEIGHTS_FILE)
+                values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in self._arrays.values()]
+                options.add_external_initializers(list(self._arrays), values)
             self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{directory} cannot be read: {error}") from None
+        except CheckpointError:
+            raise
         except Exception as error:  # onnxruntime's errors have no common class
             raise CheckpointError(f"{directory}: {str(error).splitlines()[0]}") from error
+        self._inputs = [entry.name for entry in self._session.get_inputs()]
+        self._outputs = _outputs([entry.name for entry in self._session.get_outputs()], directory)
 
-    def run(self, chunk: Chunk) -> npt.NDArray[np.float32]:
+    def run(self, chunk: Chunk) -> Floats:
         """See `Backend.run`."""
-        logits: npt.NDArray[np.float32] = self._session.run(None, dict(zip(INPUTS, arrays(chunk), strict=True)))[0]
-        return logits
+        given = dict(zip(INPUTS, arrays(chunk), strict=True))
+        return _stacked(self._session.run(self._outputs, {name: given[name] for name in self._inputs}))
+
+
+class OpenVinoBackend:
+    """OpenVINO on the CPU.
+
+    Args:
+        source: A checkpoint directory that holds an exported graph, or a network, which is converted first.
+        pad_id: Token to pad with; the attention mask hides it.
+        precision: "fp32", "bf16" (rounded as the graph is compiled), or "int8" where a quantised graph was exported.
+        threads: CPU threads; 0: one a core.
+
+    Raises:
+        CheckpointError: the files are not there, or are no graph.
+        ConfigError: OpenVINO is not installed, or the processor does not compute in bf16.
+    """
+
+    def __init__(self, source: str | Path | Network, *, pad_id: int, precision: str = "fp32", threads: int = 0) -> None:
+        _supports("openvino", precision)
+        try:
+            import openvino
+        except ImportError:
+            raise ConfigError('OpenVINO is not installed; pip install "zhaiju[openvino]"') from None
+        self.pad_id = pad_id
+        core = openvino.Core()
+        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise ConfigError("this processor does not compute in bf16; use --precision fp32 or int8")
+        if isinstance(source, str | Path):
+            try:
+                model = core.read_model(graph_path(source, precision, self_contained=True))
+            except RuntimeError as error:
+                raise CheckpointError(f"{source}: {str(error).splitlines()[-1]}") from error
+        elif precision == "int8":
+            raise ConfigError("int8 needs a quantised graph; see zhaiju export")
+        else:
+            model = _converted(source)
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        }
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        compiled = core.compile_model(model, "CPU", settings)
+        self._inputs = [_named(entry, INPUTS) for entry in compiled.inputs]
+        names = [_named(entry, SPAN_OUTPUTS) for entry in compiled.outputs]
+        self._outputs = [names.index(name) for name in _outputs(names, str(source))]
+        self._request = compiled.create_infer_request()
+
+    def run(self, chunk: Chunk) -> Floats:
+        """See `Backend.run`."""
+        given = dict(zip(INPUTS, arrays(chunk), strict=True))
+        found = self._request.infer([given[name] for name in self._inputs], share_inputs=True)
+        return _stacked([np.array(found[at]) for at in self._outputs])  # copied: the next run writes over them
+
+
+def _converted(network: Network) -> Any:
+    """A network as an OpenVINO model, for any number of windows and tokens."""
+    import openvino
+    import torch
+
+    wanted = inputs_of(network)
+    training = network.training
+    network.eval()
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")
+            example = {name: torch.ones(2, 16, dtype=torch.int64) for name in wanted}
+            return openvino.convert_model(logits_module(network), example_input=example)
+    finally:
+        network.train(training)
+
+
+def _named(entry: Any, known: Sequence[str]) -> str:
+    """Which of the known names an input or output has; one of its own where none, or ""."""
+    own: set[str] = entry.get_names()
+    return next((name for name in known if name in own), min(own, default=""))
+
+
+def inputs_of(network: Network) -> tuple[str, ...]:
+    """The names of what a graph of the network takes; token types only where the encoder knows them."""
+    return INPUTS if network.takes_types and network.types != 0 else (INPUTS[0], INPUTS[2])
+
+
+def logits_module(network: Network, *, split: bool = False) -> Any:
+    """A module that gives a network's logits for the inputs of `inputs_of`, for exporters to trace.
+
+    Args:
+        network: The network.
+        split: Start and end logits of spans come as two outputs [n, T] instead of one [n, 2, T].
+    """
+    import torch
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def logits(self, input_ids: Any, token_type_ids: Any, attention_mask: Any) -> Any:
+            logits = self.network.logits(input_ids, token_type_ids, attention_mask)
+            return (logits[:, 0], logits[:, 1]) if split and self.network.head.over == "tokens" else logits
+
+    class Typed(Logits):
+        def forward(self, input_ids: Any, token_type_ids: Any, attention_mask: Any) -> Any:
+            return self.logits(input_ids, token_type_ids, attention_mask)
+
+    class Untyped(Logits):
+        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+            return self.logits(input_ids, input_ids, attention_mask)  # the types are not looked at
+
+    return Typed() if inputs_of(network) == INPUTS else Untyped()
+
+
+def graph_path(directory: str | Path, precision: str, *, self_contained: bool = False) -> Path:
+    """The file of an exported graph.
+
+    Args:
+        directory: A checkpoint directory.
+        precision: "fp32", "bf16" (the same file) or "int8".
+        self_contained: It must hold its weights itself.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(directory) / GRAPHS["int8" if precision == "int8" else "fp32"]
+    if path.is_file():
+        return path
+    beside = Path(directory) / GRAPH_FILE
+    if precision == "int8":
+        raise CheckpointError(f"{directory} holds no {GRAPHS['int8']}; see zhaiju export --int8")
+    if self_contained or not beside.is_file():
+        raise CheckpointError(f"{directory} holds no {GRAPHS['fp32']}; see zhaiju export")
+    return beside
+
+
+def _supports(backend: str, precision: str) -> None:
+    if precision not in BACKENDS[backend]:
+        raise ConfigError(f"precision {precision!r} is not one of {', '.join(BACKENDS[backend])}, which {backend} has")
+
+
+def choose(backend: str, precision: str, *, exported: bool) -> str:
+    """The backend that "auto" means.
+
+    A loaded network runs in PyTorch. An exported graph runs in OpenVINO where that is installed and the precision is
+    one that it is faster in, else in onnxruntime.
+
+    Args:
+        backend: A key of `BACKENDS`, or "auto".
+        precision: A member of `PRECISIONS`.
+        exported: Whether there is a graph and no network.
+
+    Raises:
+        ConfigError: there is no such backend or precision, or the one does not have the other.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)}")
+    if backend == AUTO:
+        if not exported:
+            return "torch" if precision in BACKENDS["torch"] else "openvino"
+        return "openvino" if precision == "bf16" or (precision == "int8" and find_spec("openvino")) else "onnx"
+    if backend not in BACKENDS:
+        raise ConfigError(f"backend {backend!r} is not one of {', '.join((AUTO, *BACKENDS))}")
+    if exported and backend == "torch":
+        raise ConfigError("an exported graph runs in onnx or openvino, not in torch")
+    _supports(backend, precision)
+    return backend
+
+
+def _referred(graph: bytes, path: Path) -> dict[str, Floats]:
+    """The weights of a safetensors file that a graph refers to by name, as float32."""
+    from safetensors.numpy import load_file
+
+    found = {}
+    for name, weight in load_file(path).items():
+        for wanted, array in ((f"[{name}]", weight), (f"[{name}{TRANSPOSED}]", weight.T)):
+            if wanted.encode() in graph:
+                found[wanted] = np.ascontiguousarray(array, dtype=np.float32)
+    return found
+
+
+def _outputs(names: Sequence[str], where: str | Path) -> list[str]:
+    """The outputs to ask a graph for: both of spans, or the only one."""
+    if set(SPAN_OUTPUTS) <= set(names):
+        return list(SPAN_OUTPUTS)
+    if len(names) != 1:
+        raise CheckpointError(f"{where}: the graph gives {', '.join(names)}, expected logits, or start and end logits")
+    return list(names)
+
+
+def _stacked(outputs: Sequence[npt.NDArray[Any]]) -> Floats:
+    found = outputs[0] if len(outputs) == 1 else np.stack(outputs, axis=1)
+    return np.asarray(found, dtype=np.float32)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from zhaiju.data.batching import by_budget
 from zhaiju.data.chunks import PADDING_TOLERATED, pad
 from zhaiju.data.encoding import Encoding, Window
 from zhaiju.errors import CheckpointError, ConfigError, DataError
-from zhaiju.inference.backends import Backend, OnnxBackend, Precision, TorchBackend
+from zhaiju.inference.backends import AUTO, Backend, OnnxBackend, OpenVinoBackend, TorchBackend, choose
 from zhaiju.modeling.checkpoint import Checkpoint
 from zhaiju.modeling.memory import trim
 from zhaiju.tasks.base import Task
@@ -26,6 +26,7 @@ POOL_EXAMPLES = 256
 BATCH_TOKENS = 8192
 
 Progress = Callable[[int], None]
+Pool = list[tuple[Any, list[Window]]]
 
 
 @dataclass
@@ -45,8 +46,9 @@ class Usage:
 class Engine:
     """Runs a backend over examples, in batches filled by tokens.
 
-    Examples are taken in pools; the windows of a pool are sorted by length and batched together, while the next
-    pool is tokenised in a second thread. Memory does not grow with the number of examples.
+    Examples are taken in pools; the windows of a pool are sorted by length and batched together. While a pool is
+    computed, the next one is tokenised and the last one's logits are decoded, in threads of their own. Memory does not
+    grow with the number of examples.
 
     Args:
         backend: What runs the forward passes.
@@ -76,7 +78,7 @@ class Engine:
 
         Args:
             task: The task.
-            examples: Read lazily, a pool or two ahead.
+            examples: Read lazily, up to three pools ahead.
             progress: Called with the number of examples done since the last call.
 
         Raises:
@@ -85,17 +87,33 @@ class Engine:
         """
         source = iter(examples)
 
-        def prepare() -> list[tuple[Any, list[Window]]]:
+        def encode() -> Pool:
             return [(example, self._encode(task, example)) for example in islice(source, self.pool)]
 
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="zhaiju-encode") as executor:
-            pending = executor.submit(prepare)
-            while prepared := pending.result():
-                pending = executor.submit(prepare)
-                yield from self._run(task, prepared)
-                trim()
-                if progress is not None:
-                    progress(len(prepared))
+        def decode(pool: Pool, logits: list[Any]) -> list[Any]:
+            rest = iter(logits)
+            return [task.decode(example, ours, list(islice(rest, len(ours)))) for example, ours in pool]
+
+        first = encode()
+        if len(first) < self.pool:  # all of them: nothing to overlap with
+            yield from self._told(decode(first, self._run(task, first)), progress)
+            return
+        with ThreadPoolExecutor(2, thread_name_prefix="zhaiju-engine") as executor:
+            pool, decoding = first, None
+            while pool:
+                following = executor.submit(encode)
+                logits = self._run(task, pool)
+                if decoding is not None:
+                    yield from self._told(decoding.result(), progress)
+                decoding = executor.submit(decode, pool, logits)
+                pool = following.result()
+            if decoding is not None:
+                yield from self._told(decoding.result(), progress)
+
+    def _told(self, predictions: list[Any], progress: Progress | None) -> Iterator[Any]:
+        yield from predictions
+        if progress is not None:
+            progress(len(predictions))
 
     def _encode(self, task: Task[Any, Any], example: Any) -> list[Window]:
         try:
@@ -103,8 +121,9 @@ class Engine:
         except DataError as error:
             raise error.located(row=example.id) from None
 
-    def _run(self, task: Task[Any, Any], prepared: list[tuple[Any, list[Window]]]) -> Iterator[Any]:
-        windows = [window for _, ours in prepared for window in ours]
+    def _run(self, task: Task[Any, Any], pool: Pool) -> list[Any]:
+        """The logits of every window of a pool, in order."""
+        windows = [window for _, ours in pool for window in ours]
         results: list[Any] = [None] * len(windows)
         for batch in by_budget([len(window) for window in windows], self.batch_tokens, waste=PADDING_TOLERATED):
             chunk = pad([windows[index] for index in batch], self.backend.pad_id, batch)
@@ -116,24 +135,47 @@ class Engine:
             self.usage.windows += len(batch)
             self.usage.tokens += int(chunk.attention_mask.sum())
             self.usage.padded += chunk.attention_mask.size
-        at = 0
-        for example, ours in prepared:
-            yield task.decode(example, ours, results[at : at + len(ours)])
-            at += len(ours)
+        if len(pool) == self.pool:
+            trim()
+        return results
 
 
-def make_engine(checkpoint: Checkpoint, *, precision: str = "fp32", batch_tokens: int = BATCH_TOKENS) -> Engine:
-    """An engine on PyTorch, on the GPU where there is one; on onnxruntime for an exported checkpoint."""
+def make_engine(
+    checkpoint: Checkpoint,
+    *,
+    backend: str = AUTO,
+    precision: str = "fp32",
+    batch_tokens: int = BATCH_TOKENS,
+    threads: int = 0,
+) -> Engine:
+    """An engine for a checkpoint.
+
+    Args:
+        checkpoint: The checkpoint.
+        backend: "auto", or a key of `zhaiju.inference.backends.BACKENDS` (see `choose` there).
+        precision: "fp32", "bf16" or "int8".
+        batch_tokens: Tokens of a batch, padding included.
+        threads: CPU threads of onnxruntime and OpenVINO; 0: one a core. PyTorch's are the process's.
+
+    Raises:
+        ConfigError: the backend does not have the precision, or cannot run this checkpoint.
+        CheckpointError: there is no graph in this precision.
+    """
     pad_id = checkpoint.encoding.pad_id
-    backend: Backend
-    if checkpoint.network is None:
-        if precision != "fp32":
-            raise ConfigError(f"precision is {precision}, expected fp32 for an exported graph")
-        backend = OnnxBackend(checkpoint.where, pad_id=pad_id)
+    network = checkpoint.network
+    name = choose(backend, precision, exported=network is None)
+    made: Backend
+    if name == "onnx":
+        if network is not None:
+            raise ConfigError(f"{checkpoint.where} holds no graph for onnx; see zhaiju export")
+        made = OnnxBackend(checkpoint.where, pad_id=pad_id, precision=precision, threads=threads)
+    elif name == "openvino":
+        source = checkpoint.where if network is None else network
+        made = OpenVinoBackend(source, pad_id=pad_id, precision=precision, threads=threads)
     else:
         import torch
 
         if torch.cuda.is_available():
-            checkpoint.network.to("cuda")
-        backend = TorchBackend(checkpoint.network, pad_id=pad_id, precision=cast(Precision, precision))
-    return Engine(backend, checkpoint.encoding, batch_tokens=batch_tokens)
+            network.to("cuda")
+        made = TorchBackend(network, pad_id=pad_id, precision=precision, fixed=True)
+    return Engine(made, checkpoint.encoding, batch_tokens=batch_tokens)

@@ -14,7 +14,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 META_FILE = "zhaiju.json"
 STARTER = "starter"
 UNLIMITED = 1 << 20
+OPTIONAL = ("task", "window", "positions", "weights")  # settings that a zhaiju.json need not have
+GRAPHS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}  # the names that transformers.js looks for
 DEFAULT_WINDOW = 384
 DEFAULT_OVERLAP = 64
 
@@ -50,13 +52,16 @@ class Meta:
     search: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
     hints: bool = False
+    positions: int | None = None  # of an exported graph: most tokens that it takes
+    weights: str | None = None  # of an exported graph: fingerprint of what it was exported from
 
     def __post_init__(self) -> None:
         kinds = {"task": str, "window": int, "overlap": int, "script": str, "match_types": bool, "hints": bool}
+        kinds |= {"positions": int, "weights": str}
         kinds |= {"search": dict, "calibration": dict}
         for name, kind in kinds.items():
             value = getattr(self, name)
-            if type(value) is not kind and not (value is None and name in ("task", "window")):
+            if type(value) is not kind and not (value is None and name in OPTIONAL):
                 raise TypeError(f"{name} is {value!r}, expected {kind.__name__}")
         cap = self.search.get("max_answer_chars")
         if cap is not None and (type(cap) is not int or cap < 0):
@@ -95,6 +100,8 @@ class Checkpoint:
     @property
     def labels(self) -> tuple[str, ...]:
         """The classes of its output layer, in the order of the logits."""
+        if self.network is None:
+            return _labels_of(Path(self.where) / "config.json")
         names = self.network.model.config.id2label
         return tuple(str(names[index]) for index in sorted(names))
 
@@ -187,8 +194,11 @@ def load_exported(where: str | Path, *, window: int | None = None, overlap: int 
 
     Raises:
         CheckpointError: a file is missing or damaged.
+        ConfigError: the window is longer than the encoder's positions.
     """
     meta = read_meta(str(where))
+    if window is not None and meta.positions is not None and window > meta.positions:
+        raise ConfigError(f"window is {window} tokens, expected at most {meta.positions}, the encoder's positions")
     encoding = Encoding(
         PlainTokenizer.load(Path(where)),
         window=window or meta.window or DEFAULT_WINDOW,
@@ -198,6 +208,22 @@ def load_exported(where: str | Path, *, window: int | None = None, overlap: int 
         hints=meta.hints,
     )
     return Checkpoint(None, encoding, meta, str(where))
+
+
+def _labels_of(path: Path) -> tuple[str, ...]:
+    """The classes that a config.json names, in the order of the logits."""
+    try:
+        names = {int(index): str(name) for index, name in json.loads(path.read_text("utf-8"))["id2label"].items()}
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} does not name the classes: {error!r}") from None
+    return tuple(names[index] for index in sorted(names))
+
+
+def is_exported(where: str) -> bool:
+    """Whether a checkpoint is a directory of graphs, without weights that PyTorch could load."""
+    return any((Path(where) / name).is_file() for name in GRAPHS.values()) and not any(
+        (Path(where) / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")
+    )
 
 
 def read_meta(where: str) -> Meta:
@@ -277,7 +303,7 @@ def load(
         raise ConfigError(f"task {task!r} is not one of {', '.join(TASKS)}")
     if head_required and meta.task not in (None, task):
         raise CheckpointError(f"{what} is a checkpoint for {meta.task}, expected one for {task}")
-    if str(what) == STARTER and head_required:
+    if head_required and (str(what) == STARTER or is_exported(where)):
         return load_exported(where, window=window, overlap=overlap)
     from zhaiju.modeling.network import Network
 
@@ -446,6 +472,24 @@ def save(directory: Path, network: Network, encoding: Encoding, meta: Meta) -> N
 
     with _silence():
         network.model.save_pretrained(directory, state_dict=plain_state(network.model))
+    _save_rest(directory, encoding, meta, {})
+
+
+def save_exported(checkpoint: Checkpoint, directory: Path, task: str) -> None:
+    """Write what belongs to exported graphs, weights excepted, into an existing directory."""
+    config = checkpoint.network.model.config
+    with _silence():
+        config.save_pretrained(directory)
+    weights = Path(checkpoint.where) / "model.safetensors"
+    more: dict[str, Any] = {"positions": max_positions(checkpoint.encoding.tokenizer, config)}
+    if weights.is_file():
+        more["weights"] = files.fingerprint(weights)
+    meta = replace(checkpoint.meta, task=task)
+    _save_rest(directory, checkpoint.encoding, meta, more)
+
+
+def _save_rest(directory: Path, encoding: Encoding, meta: Meta, more: Mapping[str, Any]) -> None:
+    with _silence():
         encoding.tokenizer.save_pretrained(directory)  # type: ignore[union-attr]
     values = {
         "task": meta.task,
@@ -455,6 +499,7 @@ def save(directory: Path, network: Network, encoding: Encoding, meta: Meta) -> N
         "match_types": encoding.match_types,
         "hints": encoding.hints,
         "search": dict(meta.search),
+        **more,
     }
     if meta.calibration:
         values["calibration"] = dict(meta.calibration)

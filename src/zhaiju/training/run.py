@@ -282,7 +282,7 @@ def _train(
     if settings.freeze_embeddings:
         freeze_embeddings(checkpoint.network)
     engine = Engine(
-        TorchBackend(checkpoint.network, pad_id=pad_id, precision=settings.precision),  # type: ignore[arg-type]
+        TorchBackend(checkpoint.network, pad_id=pad_id, precision=settings.precision),
         checkpoint.encoding,
         batch_tokens=settings.batch_tokens,
     )

@@ -28,21 +28,29 @@ if TYPE_CHECKING:
 __version__ = version("zhaiju")
 
 
-def load(what: str, *, selector: str | None = None, task: str | None = None, precision: str = "fp32") -> Model:
+def load(
+    what: str,
+    *,
+    selector: str | None = None,
+    task: str | None = None,
+    backend: str = "auto",
+    precision: str = "fp32",
+) -> Model:
     """Load a model to select, read and answer with.
 
     Args:
         what: A run, a checkpoint directory or a hub id.
         selector: The same, for the paragraph selector of a reader.
         task: "select" or "read", where `what` does not say it itself; a foreign checkpoint reads.
-        precision: "fp32" or "bf16".
+        backend: "torch", "onnx" or "openvino"; "auto": PyTorch, or what is fastest for an exported graph.
+        precision: "fp32", "bf16", or "int8" where a quantised graph was exported.
 
     Raises:
         CheckpointError: it cannot be loaded.
     """
     from zhaiju.api import Model
 
-    return Model.load(what, selector=selector, task=task, precision=precision)
+    return Model.load(what, selector=selector, task=task, backend=backend, precision=precision)
 
 
 __all__ = [

@@ -56,7 +56,12 @@ Overlap = Annotated[int | None, typer.Option(help="Characters shared by neighbou
 MaxAnswer = Annotated[
     int | None, typer.Option(help="Longest quote in characters; 0: no limit. Default: as trained.", min=0)
 ]
-PrecisionOption = Annotated[str, typer.Option(help="fp32 or bf16.")]
+PrecisionOption = Annotated[
+    str, typer.Option(help="fp32, bf16, or int8 where a quantised graph was exported (see zhaiju export).")
+]
+BackendOption = Annotated[
+    str, typer.Option(help="auto, torch, onnx or openvino: what computes. An exported graph runs in the last two.")
+]
 BatchTokens = Annotated[int, typer.Option(help="Tokens of a batch, padding included.", min=1)]
 Split = Annotated[
     str | None, typer.Option(help="intent: which part of a CLINC150 file: train, val or test. Default: test.")
@@ -587,6 +592,7 @@ def evaluate(
     window: Window = None,
     overlap: Overlap = None,
     max_answer_chars: MaxAnswer = None,
+    backend: BackendOption = "auto",
     precision: PrecisionOption = "fp32",
     batch_tokens: BatchTokens = 8192,
     split: Split = None,
@@ -604,7 +610,7 @@ def evaluate(
     _check_output(details)
     name = _task_name(what, task)
     examples = _read_examples(name, data, context, skip_faulty, split=split or "test", bio=bio)
-    engine, checkpoint = _load(what, name, window, overlap, precision, batch_tokens)
+    engine, checkpoint = _load(what, name, window, overlap, backend, precision, batch_tokens)
     chosen: Any = checkpoint.task(name, max_answer_chars=max_answer_chars)
     with _reading(data), ui.progress("evaluating", len(examples)) as advance:
         report, predictions = evaluation.evaluate(
@@ -641,6 +647,7 @@ def predict(
     window: Window = None,
     overlap: Overlap = None,
     max_answer_chars: MaxAnswer = None,
+    backend: BackendOption = "auto",
     precision: PrecisionOption = "fp32",
     batch_tokens: BatchTokens = 8192,
     split: Split = None,
@@ -662,7 +669,7 @@ def predict(
     _check_output(output)
     name = _task_name(what, task)
     examples = _read_examples(name, data, context, skip_faulty, split=split or "test", bio=bio)
-    engine, checkpoint = _load(what, name, window, overlap, precision, batch_tokens)
+    engine, checkpoint = _load(what, name, window, overlap, backend, precision, batch_tokens)
     chosen = checkpoint.task(name, max_answer_chars=max_answer_chars)
     with _reading(data), ui.progress("predicting", len(examples)) as advance:
         predictions = list(engine.predict(chosen, examples, progress=advance))
@@ -720,6 +727,17 @@ def answer(
         typer.Option(help="Fit k and λ on these labelled questions first, and keep them with the reader."),
     ] = None,
     k: Annotated[int | None, typer.Option(help="Paragraphs to read. Default: as fitted, else 1.", min=1)] = None,
+    prefilter: Annotated[
+        int | None, typer.Option(help="Have the selector score only this many, by BM25. Default: all.", min=1)
+    ] = None,
+    certain: Annotated[
+        float | None,
+        typer.Option(
+            help="Have it score two first, by BM25, and no more where one of them is at least this likely, 0.5 to 1.",
+            min=0.5,
+            max=1,
+        ),
+    ] = None,
     weight: Annotated[
         float | None,
         typer.Option(help="λ, weight of the paragraph's log-probability. Default: as fitted, else 0."),
@@ -727,6 +745,7 @@ def answer(
     window: Window = None,
     overlap: Overlap = None,
     max_answer_chars: MaxAnswer = None,
+    backend: BackendOption = "auto",
     precision: PrecisionOption = "fp32",
     batch_tokens: BatchTokens = 8192,
     skip_faulty: SkipFaulty = False,
@@ -737,7 +756,7 @@ def answer(
     as_json: AsJson = False,
 ) -> None:
     """Select a paragraph, read the answer in it, and write the answers. Labelled questions are also scored."""
-    from zhaiju.inference.answer import PIPELINE, Answerer, Joint, load_joint, save_joint
+    from zhaiju.inference.answer import PIPELINE, Answerer, Joint, Shortcuts, load_joint, save_joint
     from zhaiju.tasks import ReadTask
 
     if pipeline and (fit or k is not None or weight is not None):
@@ -748,12 +767,15 @@ def answer(
         selector = "starter"
     if selector is None and (pipeline or fit or k is not None or weight is not None):
         raise ConfigError("--pipeline, --fit, --k and --weight need --selector; without one every candidate is read")
+    shortcuts = Shortcuts(prefilter, certain)
+    if shortcuts != Shortcuts() and selector is None:
+        raise ConfigError("--prefilter and --certain spare a selector work; name one with --selector")
     _check_output(output, details)
     examples = _read_examples("read", questions, context, skip_faulty)
-    reading, checkpoint = _load(reader, "read", window, overlap, precision, batch_tokens)
+    reading, checkpoint = _load(reader, "read", window, overlap, backend, precision, batch_tokens)
     selecting = where = select_task = None
     if selector is not None:
-        selecting, chosen = _load(selector, "select", window, overlap, precision, batch_tokens)
+        selecting, chosen = _load(selector, "select", window, overlap, backend, precision, batch_tokens)
         where, select_task = chosen.where, chosen.task("select")
     task = checkpoint.task("read", max_answer_chars=max_answer_chars)
     assert isinstance(task, ReadTask)
@@ -763,7 +785,8 @@ def answer(
         read_task=task,
         select_task=select_task,
         joint=PIPELINE if pipeline else None,
-        lexical=_lexical(context) if selector == "starter" else None,
+        lexical=_lexical(context) if selector == "starter" or shortcuts != Shortcuts() else None,
+        shortcuts=shortcuts,
     )
     if fit is not None:
         labelled = _read_examples("read", fit, context, skip_faulty)
@@ -798,6 +821,11 @@ def answer(
         "k": answerer.joint.k,
         "weight": answerer.joint.weight,
     }
+    if shortcuts != Shortcuts():
+        spared = answerer.spared
+        report["selector_scored"] = spared.scored / max(spared.paragraphs, 1)
+        if spared.labelled:
+            report["right_ruled_out"] = spared.lost / spared.labelled
     pairs = list(zip(examples, predictions, strict=True))
     judged = [(example, prediction) for example, prediction in pairs if example.gold or example.impossible]
     outcomes: list[str | None] = []
@@ -820,6 +848,66 @@ def answer(
     for example, prediction in pairs[:show]:
         _show_answer(example, prediction)
     _print_figures(str(output), report, as_json)
+
+
+@app.command(epilog="Example: zhaiju export runs/read -o exported --precision int8 --data public.json")
+def export(
+    what: Annotated[str, typer.Argument(help="starter, a run, a checkpoint directory or a hub id.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The directory to write; it may not exist.")],
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="int8: write a quantised graph too; bf16: make sure that it does. May be given again; fp32 is always "
+            "written."
+        ),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Labelled data that bf16 and int8 are judged on.")] = None,
+    context: ContextFile = None,
+    task: Annotated[str | None, typer.Option(help="Default: the checkpoint's own, else read.")] = None,
+    split: Split = None,
+    bio: Bio = "repair",
+    skip_faulty: SkipFaulty = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write ONNX graphs that run without PyTorch, if they do what the checkpoint does.
+
+    In fp32 the logits must agree within 1e-4; in bf16 and int8 no figure may fall by more than 0.5 points. The
+    directory runs in zhaiju, in plain onnxruntime, in OpenVINO and in transformers.js.
+    """
+    from zhaiju.inference.backends import PRECISIONS
+
+    for one in precision or ():
+        if one not in PRECISIONS:
+            raise ConfigError(f"precision {one!r} is not one of {', '.join(PRECISIONS)}")
+    name = _task_name(what, task)
+    if output.exists() or output.is_symlink():
+        raise ConfigError(f"{output} exists; name another -o, or remove it")
+    wanted = ["fp32", *(one for one in dict.fromkeys(precision or ()) if one != "fp32")]
+    if len(wanted) > 1 and data is None:
+        raise ConfigError(f"{' and '.join(wanted[1:])} must be judged on labelled data; name some with --data")
+    _check_output(output)
+    examples = []
+    if data is not None:
+        examples = _read_examples(name, data, context, skip_faulty, split=split or "test", bio=bio)
+    from zhaiju.inference.export import export as export_checkpoint
+    from zhaiju.modeling.checkpoint import load
+
+    checkpoint = load(what, name, exported=False)
+    with _reading(data or Path()), ui.progress("exporting", None) as advance:
+        found = export_checkpoint(checkpoint, name, output, precisions=wanted, examples=examples, progress=advance)
+    rows: list[dict[str, Any]] = []
+    for result in found:
+        row: dict[str, Any] = {"precision": result.precision, "backend": result.backend, "examples": result.count}
+        if result.difference is not None:
+            row["logits_differ_by"] = result.difference
+        for figure, before in result.before.items():
+            row |= {f"{figure}_fp32": before, figure: result.after[figure]}
+        rows.append(row)
+    if as_json:
+        _print_json({"directory": str(output), "verified": rows})
+        return
+    for row in rows:
+        ui.table(f"{output}, {row['precision']}", ["", ""], ui.figures(row))
 
 
 @app.command(epilog="Example: zhaiju score public.json predictions.json")
@@ -919,6 +1007,7 @@ def calibrate(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Draw it here: NAME gives NAME.png and NAME.svg.")
     ] = None,
+    backend: BackendOption = "auto",
     precision: PrecisionOption = "fp32",
     batch_tokens: BatchTokens = 8192,
     split: Annotated[
@@ -940,7 +1029,7 @@ def calibrate(
         raise ConfigError(f"{what} is not a directory, so nothing can be kept with it; download it to one")
     _check_output(*([output.with_name(output.name + suffix) for suffix in (".png", ".svg")] if output else []))
     examples = _read_examples(name, data, context, skip_faulty, split=split or "val", bio=bio)
-    engine, checkpoint = _load(what, name, None, None, precision, batch_tokens)
+    engine, checkpoint = _load(what, name, None, None, backend, precision, batch_tokens)
     with _reading(data), ui.progress("calibrating", len(examples)) as advance:
         found, before, after = fit(engine, checkpoint.task(name), examples, risk=risk, progress=advance)
     kept = save_calibration(checkpoint.where, found.to_json())
@@ -985,6 +1074,7 @@ def compare(
         Path | None, typer.Option(help="Labelled data to judge them on. Default: what each finished run left.")
     ] = None,
     context: ContextFile = None,
+    backend: BackendOption = "auto",
     precision: PrecisionOption = "fp32",
     batch_tokens: BatchTokens = 8192,
     split: Split = None,
@@ -1004,7 +1094,7 @@ def compare(
             continue
         task = _task_name(what, None)
         examples = _read_examples(task, data, context, skip_faulty=False, split=split or "test", bio=bio)
-        engine, checkpoint = _load(what, task, None, None, precision, batch_tokens)
+        engine, checkpoint = _load(what, task, None, None, backend, precision, batch_tokens)
         chosen = checkpoint.task(task)
         with _reading(data), ui.progress(f"evaluating {name}", len(examples)) as advance:
             judgement = chosen.judge(examples, list(engine.predict(chosen, examples, progress=advance)))
@@ -1097,13 +1187,19 @@ def _task_name(what: str, task: str | None) -> str:
 
 
 def _load(
-    what: str, task: str, window: int | None, overlap: int | None, precision: str, batch_tokens: int
+    what: str,
+    task: str,
+    window: int | None,
+    overlap: int | None,
+    backend: str,
+    precision: str,
+    batch_tokens: int,
 ) -> tuple[Engine, Checkpoint]:
     from zhaiju.inference.engine import make_engine
     from zhaiju.modeling.checkpoint import load
 
     checkpoint = load(what, task, window=window, overlap=overlap)
-    return make_engine(checkpoint, precision=precision, batch_tokens=batch_tokens), checkpoint
+    return make_engine(checkpoint, backend=backend, precision=precision, batch_tokens=batch_tokens), checkpoint
 
 
 def _read_examples(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,14 +27,19 @@ class PlainTokenizer:
     It takes a tenth of a second, where importing transformers takes several.
 
     Args:
-        backend: A BERT-like tokenizer, its special tokens named as BERT's.
+        backend: The tokenizer.
+        names: Its special tokens: `pad_token`, `unk_token`, `mask_token`; BERT's where they are not named.
     """
 
     is_fast = True
 
-    def __init__(self, backend: Tokenizer) -> None:
+    def __init__(self, backend: Tokenizer, names: Mapping[str, Any] | None = None) -> None:
         self.backend_tokenizer = backend
-        ids = [backend.token_to_id(f"[{name}]") for name in ("PAD", "UNK", "MASK")]
+        given = names or {}
+        ids = []
+        for name, usual in (("pad_token", "[PAD]"), ("unk_token", "[UNK]"), ("mask_token", "[MASK]")):
+            token = given.get(name) or usual
+            ids.append(backend.token_to_id(str(token["content"] if isinstance(token, Mapping) else token)))
         self.pad_token_id, self.unk_token_id, self.mask_token_id = ids
 
     @classmethod
@@ -46,7 +52,9 @@ class PlainTokenizer:
         from tokenizers import Tokenizer
 
         try:
-            return cls(Tokenizer.from_str((directory / TOKENIZER_FILE).read_text("utf-8")))
+            about = directory / "tokenizer_config.json"
+            names = json.loads(about.read_text("utf-8")) if about.is_file() else {}
+            return cls(Tokenizer.from_str((directory / TOKENIZER_FILE).read_text("utf-8")), names)
         except OSError as error:
             raise CheckpointError(f"{directory / TOKENIZER_FILE} cannot be read: {error}") from None
         except Exception as error:  # tokenizers raises bare exceptions

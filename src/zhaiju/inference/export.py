@@ -7,6 +7,7 @@ them from there: so they are kept once, in half precision if that is how they we
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from zhaiju import files
 from zhaiju.data.batching import by_budget
 from zhaiju.data.chunks import Chunk, arrays, pad
 from zhaiju.errors import CheckpointError, ConfigError
+from zhaiju.inference.answer import JOINT_FILE
 from zhaiju.inference.backends import (
     GRAPH_FILE,
     INPUTS,
@@ -132,6 +134,8 @@ def export(
         graph.parent.mkdir()
         graph.write_bytes(model.SerializeToString())
         save_exported(checkpoint, temporary, name)
+        if (fitted := Path(checkpoint.where) / JOINT_FILE).is_file():
+            (temporary / JOINT_FILE).write_bytes(fitted.read_bytes())
         exported = load_exported(temporary)
         found.append(_agreement(checkpoint, exported, task, judged))
         if "int8" in lossy:
@@ -299,9 +303,12 @@ def _graph(checkpoint: Checkpoint, *, split: bool) -> Any:
     spans = split and network.head.over == "tokens"
     training = network.training
     network.eval()
+    chatter = logging.getLogger("torch.onnx")
+    level = chatter.level
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            chatter.setLevel(logging.ERROR)
             program = torch.onnx.export(
                 logits_module(network, split=split),
                 inputs,
@@ -314,6 +321,7 @@ def _graph(checkpoint: Checkpoint, *, split: bool) -> Any:
     except ImportError:
         raise ConfigError('exporting needs onnx and onnxscript; pip install "zhaiju[onnx]"') from None
     finally:
+        chatter.setLevel(level)
         network.train(training)
     assert program is not None
     model = program.model_proto

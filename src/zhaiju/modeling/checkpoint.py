@@ -276,6 +276,7 @@ def load(
     hints: bool | None = None,
     labels: Sequence[str] | None = None,
     head_required: bool = True,
+    exported: bool = True,
 ) -> Checkpoint:
     """Load a checkpoint for a task.
 
@@ -289,6 +290,7 @@ def load(
         hints: Whether they tell what `zhaiju.data.hints` knows; None: as trained.
         labels: Classes to tell apart, for a training to come; None: as trained.
         head_required: Refuse weights without the task's output layer; training starts it afresh instead.
+        exported: Take the starter's graph, or an exported one, as it is; else load weights into PyTorch.
 
     Raises:
         CheckpointError: it cannot be loaded, is for another task, or weights are missing.
@@ -303,7 +305,9 @@ def load(
         raise ConfigError(f"task {task!r} is not one of {', '.join(TASKS)}")
     if head_required and meta.task not in (None, task):
         raise CheckpointError(f"{what} is a checkpoint for {meta.task}, expected one for {task}")
-    if head_required and (str(what) == STARTER or is_exported(where)):
+    if is_exported(where) and not (exported and head_required):
+        raise CheckpointError(f"{what} holds exported graphs, no weights to load; name what it was exported from")
+    if head_required and exported and (str(what) == STARTER or is_exported(where)):
         return load_exported(where, window=window, overlap=overlap)
     from zhaiju.modeling.network import Network
 

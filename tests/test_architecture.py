@@ -23,6 +23,7 @@ LAYERS = [
     "corpus",
     "api",
     "ui",
+    "bench",
     "cli",
     "demo",
 ]

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -35,6 +34,7 @@ AUTO = "auto"
 GRAPH_FILE = "model.onnx"
 WEIGHTS_FILE = "model.safetensors"
 TRANSPOSED = ".T"  # after the name of a weight that the graph wants transposed; names stand in brackets there
+SHAPE_STEP = 16  # tokens
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 SPAN_OUTPUTS = ("start_logits", "end_logits")
 
@@ -168,7 +168,8 @@ class OpenVinoBackend:
             raise ConfigError('OpenVINO is not installed; pip install "zhaiju[openvino]"') from None
         self.pad_id = pad_id
         core = openvino.Core()
-        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bf16" and not has_bf16:
             raise ConfigError("this processor does not compute in bf16; use --precision fp32 or int8")
         if isinstance(source, str | Path):
             try:
@@ -181,7 +182,9 @@ class OpenVinoBackend:
             model = _converted(source)
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+            # Said always: OpenVINO's own default is bf16 where the processor has it. What int8 leaves runs in bf16 too.
+            "INFERENCE_PRECISION_HINT": "bf16" if precision != "fp32" and has_bf16 else "f32",
+            "ENABLE_CPU_PINNING": False,  # the machine is not ours alone
         }
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
@@ -189,30 +192,47 @@ class OpenVinoBackend:
         self._inputs = [_named(entry, INPUTS) for entry in compiled.inputs]
         names = [_named(entry, SPAN_OUTPUTS) for entry in compiled.outputs]
         self._outputs = [names.index(name) for name in _outputs(names, str(source))]
+        self._token_axis = _token_axis(compiled.outputs[0].get_partial_shape(), len(self._outputs))
         self._request = compiled.create_infer_request()
 
     def run(self, chunk: Chunk) -> Floats:
-        """See `Backend.run`."""
-        given = dict(zip(INPUTS, arrays(chunk), strict=True))
-        found = self._request.infer([given[name] for name in self._inputs], share_inputs=True)
-        return _stacked([np.array(found[at]) for at in self._outputs])  # copied: the next run writes over them
+        """See `Backend.run`.
+
+        OpenVINO makes, and keeps, kernels for every shape that it sees. So rows are taken in powers of two, and lengths
+        rounded up to a multiple of 16: a few dozen shapes, whatever the texts.
+        """
+        rows, tokens = chunk.input_ids.shape
+        wider = [(0, 0), (0, -tokens % SHAPE_STEP)]
+        given = {
+            name: np.pad(array, wider, constant_values=self.pad_id if name == INPUTS[0] else 0)
+            for name, array in zip(INPUTS, arrays(chunk), strict=True)
+        }
+        parts = []
+        for first, last in _powers_of_two(rows):
+            found = self._request.infer([given[name][first:last] for name in self._inputs])
+            parts.append(_stacked([found[at] for at in self._outputs]).copy())  # the next run writes over them
+        logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if self._token_axis is None:
+            return logits
+        return np.ascontiguousarray(logits[:, :, :tokens] if self._token_axis == 2 else logits[:, :tokens])
 
 
-def _converted(network: Network) -> Any:
-    """A network as an OpenVINO model, for any number of windows and tokens."""
-    import openvino
-    import torch
+def _powers_of_two(rows: int) -> Iterator[tuple[int, int]]:
+    """Cut `rows` rows into runs of 2^n, the longest first."""
+    first = 0
+    while first < rows:
+        last = first + (1 << ((rows - first).bit_length() - 1))
+        yield first, last
+        first = last
 
-    wanted = inputs_of(network)
-    training = network.training
-    network.eval()
-    try:
-        with warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")
-            example = {name: torch.ones(2, 16, dtype=torch.int64) for name in wanted}
-            return openvino.convert_model(logits_module(network), example_input=example)
-    finally:
-        network.train(training)
+
+def _token_axis(shape: Any, outputs: int) -> int | None:
+    """Which axis of the stacked logits counts tokens: 2 of spans, 1 of tags, none of what is scored by window."""
+    if outputs == 2:
+        return 2
+    if len(shape) != 3:
+        return None
+    return 2 if shape[1].is_static and shape[1].get_length() == 2 else 1
 
 
 def _named(entry: Any, known: Sequence[str]) -> str:

@@ -301,7 +301,7 @@ def _graph(checkpoint: Checkpoint, *, split: bool) -> Any:
     inputs = tuple(torch.ones(2, 16, dtype=torch.int64) for _ in names)
     rows, tokens = torch.export.Dim("windows", max=1 << 16), torch.export.Dim("tokens", min=4)
     spans = split and network.head.over == "tokens"
-    training = network.training
+    training, attention = network.training, getattr(network.model.config, "_attn_implementation", None)
     network.eval()
     chatter = logging.getLogger("torch.onnx")
     level = chatter.level
@@ -309,6 +309,8 @@ def _graph(checkpoint: Checkpoint, *, split: bool) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             chatter.setLevel(logging.ERROR)
+            if attention == "sdpa":  # its guards against empty rows make a third more operators
+                network.model.set_attn_implementation("eager")
             program = torch.onnx.export(
                 logits_module(network, split=split),
                 inputs,
@@ -322,6 +324,8 @@ def _graph(checkpoint: Checkpoint, *, split: bool) -> Any:
         raise ConfigError('exporting needs onnx and onnxscript; pip install "zhaiju[onnx]"') from None
     finally:
         chatter.setLevel(level)
+        if attention == "sdpa":
+            network.model.set_attn_implementation(attention)
         network.train(training)
     assert program is not None
     model = program.model_proto

@@ -495,6 +495,7 @@ def save_exported(checkpoint: Checkpoint, directory: Path, task: str) -> None:
 def _save_rest(directory: Path, encoding: Encoding, meta: Meta, more: Mapping[str, Any]) -> None:
     with _silence():
         encoding.tokenizer.save_pretrained(directory)  # type: ignore[union-attr]
+    _name_class_for_all(directory / "tokenizer_config.json")
     values = {
         "task": meta.task,
         "window": encoding.window,
@@ -508,6 +509,18 @@ def _save_rest(directory: Path, encoding: Encoding, meta: Meta, more: Mapping[st
     if meta.calibration:
         values["calibration"] = dict(meta.calibration)
     (directory / META_FILE).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+
+
+def _name_class_for_all(path: Path) -> None:
+    """Name the tokenizer's class as transformers 4 knows it too; 5 reads both names alike."""
+    if not path.is_file():
+        return
+    values = json.loads(path.read_text("utf-8"))
+    if values.get("tokenizer_class") == "TokenizersBackend":
+        values["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(values.get("extra_special_tokens"), list):
+        values["additional_special_tokens"] = values.pop("extra_special_tokens")
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def save_calibration(directory: str | Path, calibration: Mapping[str, Any]) -> Path:

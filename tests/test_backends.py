@@ -106,15 +106,11 @@ def test_every_encoder_is_exported_for_every_task_and_predicts_the_same(tmp_path
     ours = list(make_engine(checkpoint).predict(checkpoint.task(task), EXAMPLES[task]))
     theirs = list(make_engine(exported).predict(exported.task(task), EXAMPLES[task]))
     for one, other in zip(ours, theirs, strict=True):
-        assert said(other) == said(one)
-
-
-def said(prediction):
-    """What a prediction says, without its figures."""
-    for name in ("answer", "label", "tags", "index"):
-        if hasattr(prediction, name):
-            return getattr(prediction, name)
-    raise AssertionError(prediction)
+        if task == "read":  # of random weights, two spans may be worth the same
+            assert [c.logit for c in other.n_best] == pytest.approx([c.logit for c in one.n_best], abs=1e-3)
+        else:
+            said = {"select": "index", "intent": "label", "slots": "tags"}[task]
+            assert getattr(other, said) == getattr(one, said)
 
 
 @every_task

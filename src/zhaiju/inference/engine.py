@@ -106,6 +106,8 @@ class Engine:
                 if decoding is not None:
                     yield from self._told(decoding.result(), progress)
                 decoding = executor.submit(decode, pool, logits)
+                if following.exception() is not None:  # what came before the fault is told first
+                    yield from self._told(decoding.result(), progress)
                 pool = following.result()
             if decoding is not None:
                 yield from self._told(decoding.result(), progress)

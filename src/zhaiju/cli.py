@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from zhaiju import files, ui
+from zhaiju import files, threads, ui
 from zhaiju.config import TrainSettings, _types, load_settings, plain_type
 from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError, ZhaijuError
 
@@ -1298,9 +1298,7 @@ def _print_json(value: Any) -> None:
 
 def main() -> None:
     """Run the command line; every foreseen error is one line on stderr and exit code 2."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Threads that wait by spinning are many times slower as soon as another program wants a core too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    threads.prepare()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")

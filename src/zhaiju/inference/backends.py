@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from zhaiju.data.chunks import Chunk, arrays
 from zhaiju.errors import CheckpointError, ConfigError
+from zhaiju.threads import wanted_threads
 
 if TYPE_CHECKING:
     from zhaiju.modeling.network import Network
@@ -71,7 +72,7 @@ class OnnxBackend:
     Args:
         directory: A checkpoint directory with `model.onnx` (see `zhaiju.inference.export`).
         pad_id: Token to pad with; the attention mask hides it.
-        threads: CPU threads; 0: one a core.
+        threads: CPU threads; 0: see `zhaiju.threads`.
 
     Raises:
         CheckpointError: the files are not there, or do not belong together.
@@ -84,7 +85,7 @@ class OnnxBackend:
 
         self.pad_id = pad_id
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or wanted_threads()
         options.log_severity_level = 3
         # Threads that wait by spinning are many times slower as soon as another program wants a core too.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -277,7 +277,8 @@ class Loop:
             parameters["lr"] = lr
         self.network.train()
         targets = sum(item.targets for items in group for item in items)
-        loss, tokens, padded = 0.0, 0, 0
+        total: Any = 0.0  # read once: on a GPU, reading waits for it
+        tokens = padded = 0
         for place, items in enumerate(group):
             batch = collate(items, self.task.head, self.pad_id)
             wait = self.accelerator.no_sync(self.network) if place < len(group) - 1 else nullcontext()
@@ -287,9 +288,10 @@ class Loop:
                 ):
                     part = self.network(batch, self.settings.label_smoothing) / targets
                 self.accelerator.backward(part)
-            loss += float(part.detach())
+            total = total + part.detach().double()
             tokens += batch.tokens[0]
             padded += batch.tokens[1]
+        loss = float(total)
         if not np.isfinite(loss):
             raise TrainingError(
                 f"the loss of step {self.step + 1} is {loss}; try a lower learning rate (now {lr:.2g}), "

@@ -48,11 +48,14 @@ from zhaiju.errors import ConfigError, DataError
 from zhaiju.inference.backends import TorchBackend
 from zhaiju.inference.calibrate import MOST_EXAMPLES, calibrate, calibration_record
 from zhaiju.inference.engine import Engine, make_engine
+from zhaiju.modeling.attention import quick_attention
 from zhaiju.modeling.checkpoint import Checkpoint, Meta, Shape, from_scratch, load, save, save_calibration
 from zhaiju.modeling.initialise import discriminant_head, freeze_embeddings, mean_pooling
-from zhaiju.modeling.parts import pool_dropout, sum_token_types
+from zhaiju.modeling.memory import recompute_activations
+from zhaiju.modeling.parts import pool_dropout, quick_dropout, sum_token_types
 from zhaiju.tasks import make_task
 from zhaiju.tasks.base import Task
+from zhaiju.threads import settle
 from zhaiju.training.evaluate import evaluate
 from zhaiju.training.loop import Evaluated, Event, Loop, Stepped
 from zhaiju.training.names import distinct
@@ -267,7 +270,7 @@ def _train(
     on_progress: Callable[[int], None] | None,
 ) -> RunResult:
     resumed = _claim(run, task_name, settings, data, overwrite=overwrite)
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
+    settle(settings.threads)
     torch.manual_seed(settings.seed)
     labels = labels_of(task_name, data.train)
     task = make_task(task_name, labels=labels, **asdict(settings))
@@ -277,10 +280,12 @@ def _train(
         _first_weights(checkpoint, task, settings, data)
     if settings.hints and settings.scratch:
         sum_token_types(checkpoint.network)
-    if settings.pooled_dropout:
-        pool_dropout(checkpoint.network)
+    quick_attention(checkpoint.network.model)
+    (pool_dropout if settings.pooled_dropout else quick_dropout)(checkpoint.network)
     if settings.freeze_embeddings:
         freeze_embeddings(checkpoint.network)
+    if settings.activation_checkpointing:
+        recompute_activations(checkpoint.network.model)
     engine = Engine(
         TorchBackend(checkpoint.network, pad_id=pad_id, precision=settings.precision),  # type: ignore[arg-type]
         checkpoint.encoding,

@@ -156,7 +156,9 @@ def rows(
                     command += ["--precision", precision, "--data", str(data), "--threads", str(usable_cores())]
                     result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                     runs[way, precision].append(json.loads(result.stdout.splitlines()[-1]))
-                    print(shape, way, precision, result.stdout.splitlines()[-1][:60], file=sys.stderr, flush=True)
+                    last = runs[way, precision][-1]
+                    told = f"{last['seconds']:.1f} s, {last['cpu']:.1f} s of CPU, losses {last['losses']}"
+                    print(shape, way, precision, told, file=sys.stderr, flush=True)
             speeds = {
                 key: [statistics.median(about["features"] / run[unit] for run in each) for unit in ("seconds", "cpu")]
                 for key, each in runs.items()

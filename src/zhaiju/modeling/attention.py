@@ -30,7 +30,8 @@ class _Dropped(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: QuickDropout, scaling: float
     ) -> Tensor:
         with torch.autocast("cpu", enabled=False):
-            query = query * scaling
+            # Once, and not for every slice and again on the way back.
+            query, key, value = (query * scaling).contiguous(), key.contiguous(), value.contiguous()
             output = torch.empty_like(query)
             kept = []
             for part in _slices(query, key):
@@ -49,7 +50,7 @@ class _Dropped(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *kept = ctx.saved_tensors
-        gradient = gradients[0] * (1 / (1 - ctx.p))
+        gradient = (gradients[0] * (1 / (1 - ctx.p))).contiguous()
         to_query, to_key, to_value = (torch.empty_like(tensor) for tensor in (query, key, value))
         for part, weights in zip(_slices(query, key), kept, strict=True):
             torch.matmul(torch.relu(weights).transpose(-1, -2), gradient[part], out=to_value[part])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -151,6 +152,7 @@ def _time_tokens(loop: Loop, watch: _Stopwatch) -> None:
 
 def _operators(run: Callable[[], object]) -> dict[str, float]:
     """Shares of the operators' own time, on the GPU where there is one."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it tells of its own beginning and end
     gpu = torch.cuda.is_available()
     activities = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * gpu
     with torch.profiler.profile(activities=activities) as traced:

@@ -14,6 +14,7 @@ SOURCE = ROOT / "src" / "zhaiju"
 LAYERS = [
     "errors",
     "files",
+    "threads",
     "data",
     "config",
     "tasks",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from zhaiju import files, ui
+from zhaiju import files, threads, ui
 from zhaiju.config import TrainSettings, _types, load_settings, plain_type
 from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError, ZhaijuError
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zhaiju.inference.answer import Lexical
     from zhaiju.inference.engine import Engine
     from zhaiju.modeling.checkpoint import Checkpoint
+    from zhaiju.training.profile import Profile
 
 # The tasks, and under which name the column of a CSV has their predictions.
 COLUMNS = {"select": "answer", "read": "answer", "intent": "intent", "slots": "tags"}
@@ -489,18 +490,26 @@ def train(
     *,
     train: Annotated[list[Path], typer.Option("--train", help="Training data; may be given again.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="The run's directory; an unfinished run there goes on.")
-    ],
+        Path | None, typer.Option("-o", "--output", help="The run's directory; an unfinished run there goes on.")
+    ] = None,
     dev: Annotated[list[Path] | None, typer.Option("--dev", help="Dev data. Default: a seeded tenth held out.")] = None,
     context: ContextFile = None,
     config: Annotated[Path | None, typer.Option(help="Settings as TOML; flags override it.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove a run that is there already.")] = False,
+    profile: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Only take the first N steps and say where their time goes; no run is left."
+        ),
+    ] = None,
     as_json: AsJson = False,
     **settings: Any,
 ) -> None:
     """Train a task; leave a run directory with the best and the last checkpoint."""
     chosen = load_settings(config, settings)
     _known_task(task)
+    if output is None and profile is None:
+        raise ConfigError("no directory for the run: name one with -o")
     from zhaiju.training import run as training
     from zhaiju.training.loop import Evaluated, Event, Started, Stepped
 
@@ -515,6 +524,11 @@ def train(
     )
     _report_log(data.log)
     ui.note(f"{task}: {len(data.train)} training and {len(data.dev)} dev examples")
+    if output is None or profile is not None:
+        from zhaiju.training.profile import profile as take_apart
+
+        _print_profile(take_apart(task, chosen, data, profile or 1), as_json)
+        return
     with ui.progress("training", None) as advance:
 
         def on_event(event: Event) -> None:
@@ -541,6 +555,27 @@ def train(
     if not result.finished:
         ui.note(f"stopped after step {result.step}, saved; the same command goes on from there")
         raise typer.Exit(130)
+
+
+def _print_profile(found: Profile, as_json: bool) -> None:
+    if as_json:
+        _print_json(found.to_json())
+        return
+    whole = sum(found.parts.values())
+    rows = [[name, f"{value:.1f}", f"{value / whole:.1%}"] for name, value in found.parts.items()]
+    title = f"{found.steps} steps, {found.precision}, {found.threads} threads"
+    ui.table(title, ["part of a step", "ms", "share"], [*rows, ["all", f"{whole:.1f}", "100.0%"]])
+    ui.table("operators", ["", "share"], [[name, f"{share:.1%}"] for name, share in found.operators.items()])
+    shape = " x ".join(map(str, found.matmul_shape))
+    speeds = {
+        "items/s": f"{found.items_per_second:.1f}",
+        "tokens/s": f"{found.tokens_per_second:,.0f}",
+        "padding": f"{found.padding:.1%}",
+        "GFLOP/s": f"{found.flops / 1e9:.1f}",
+        f"GFLOP/s of {shape} alone": f"{found.matmul_flops / 1e9:.1f}",
+        "reached of that": f"{found.roofline:.1%}",
+    }
+    ui.table("speed", ["", ""], [[name, value] for name, value in speeds.items()])
 
 
 def _shown(metrics: Mapping[str, float]) -> str:
@@ -1434,9 +1469,7 @@ def _print_json(value: Any) -> None:
 
 def main() -> None:
     """Run the command line; every foreseen error is one line on stderr and exit code 2."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Threads that wait by spinning are many times slower as soon as another program wants a core too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    threads.prepare()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")

@@ -7,10 +7,10 @@ piece, the same token is never computed twice, and no character is ever cut away
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -133,6 +133,14 @@ class Pair:
         return _window(self.frame, self.told, self.types, a, b, choice, self.length)
 
 
+class Store(Protocol):
+    """Texts that were tokenised before; see `zhaiju.data.cache`."""
+
+    def get(self, source: str | tuple[str, ...]) -> Tokens | None:
+        """The tokens of a text or of a list of words, if they are there."""
+        ...
+
+
 class Encoding:
     """A tokenizer with the settings of windows: the only way from text to tokens in zhaiju.
 
@@ -143,6 +151,9 @@ class Encoding:
         script: "as-is", "simplified" or "traditional": what the encoder sees.
         match_types: Put what the question and a context token share into `token_type_ids` (0..4).
         hints: Put what `zhaiju.data.hints` knows into `token_type_ids` (0..640) instead.
+
+    Attributes:
+        store: Looked into before a text is tokenised.
 
     Raises:
         CheckpointError: the tokenizer is not a fast one.
@@ -176,6 +187,7 @@ class Encoding:
         self.script = script
         self.match_types = match_types
         self.hints = hints
+        self.store: Store | None = None
         self._cache: OrderedDict[str | tuple[str, ...], Tokens] = OrderedDict()
 
     @property
@@ -221,19 +233,27 @@ class Encoding:
 
     def tokens(self, text: str) -> Tokens:
         """Tokenise a text whole, however long. The last few thousand results are kept."""
-        return self._remember(text, lambda: self._tokenise(text))
+        return self._remember(text)
 
     def words(self, words: Sequence[str]) -> Tokens:
         """Tokenise a list of words; `starts` and `ends` then count words. A blank word has no token."""
-        key = tuple(words)
-        return self._remember(key, lambda: self._tokenise_words(key))
+        return self._remember(tuple(words))
 
-    def _remember(self, key: str | tuple[str, ...], make: Callable[[], Tokens]) -> Tokens:
+    def compute(self, source: str | tuple[str, ...]) -> Tokens:
+        """The tokens of a text, or of a list of words; nothing is looked up or kept."""
+        return self._tokenise(source) if isinstance(source, str) else self._tokenise_words(source)
+
+    def serialised(self) -> str:
+        """The whole tokenizer as a text, as it is used here."""
+        return f"{self._before_words!r} {self._backend.to_str()}"
+
+    def _remember(self, key: str | tuple[str, ...]) -> Tokens:
         known = self._cache.get(key)
         if known is not None:
             self._cache.move_to_end(key)
             return known
-        tokens = self._cache[key] = make()
+        stored = None if self.store is None else self.store.get(key)
+        tokens = self._cache[key] = self.compute(key) if stored is None else stored
         if len(self._cache) > CACHED_TEXTS:
             self._cache.popitem(last=False)
         return tokens

@@ -1,4 +1,4 @@
-"""Memory that was freed, given back to the system.
+"""Memory: what was freed, given back to the system, and what need not be kept at all.
 
 Batches filled by tokens differ in shape from step to step. glibc's allocator keeps the holes that this leaves: a
 training of 957 steps was seen to grow to 6.8 GB that way, where it needs about 1 GB. Trimming now and then costs
@@ -12,6 +12,8 @@ import ctypes
 import sys
 from functools import lru_cache
 from typing import Any
+
+from zhaiju.errors import ConfigError
 
 
 def trim() -> None:
@@ -29,3 +31,19 @@ def _malloc_trim() -> Any:
         return ctypes.CDLL("libc.so.6").malloc_trim
     except (OSError, AttributeError):  # musl has neither the name nor the need
         return None
+
+
+def recompute_activations(model: Any) -> None:
+    """Let a transformers model keep only what enters each layer for the backward pass, and compute the rest again.
+
+    Random state is kept, so dropout drops the same values again and gradients are what they were.
+
+    Raises:
+        ConfigError: the architecture cannot.
+    """
+    # Its name in transformers has changed; both take how to checkpoint first.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise ConfigError(f"activation_checkpointing with {type(model).__name__}: {error}") from None

@@ -1212,8 +1212,7 @@ def _read_predictions(path: Path) -> dict[str, str | int]:
 def _jsonl_predictions(path: Path) -> Iterable[tuple[str, str | int]]:
     """What `predict` wrote with all details: of each row the answer, the tags, the class or the chosen paragraph."""
     from zhaiju.data.examples import check_text
-    from zhaiju.data.jsonstream import parse_json_line
-    from zhaiju.data.labelled import read_lines
+    from zhaiju.data.jsonstream import parse_json_line, read_lines
 
     for number, line in read_lines(path):
         if not line.strip():

@@ -6,10 +6,12 @@ piece, the same token is never computed twice, and no character is ever cut away
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 MIN_CONTEXT_TOKENS = 8
 CACHED_TEXTS = 4096
+CACHED_BYTES = 16 << 20
+CACHED_ALWAYS = 8  # so many of the last texts are kept however long they are: a question and its paragraph come again
 MATCH_TYPES = 5  # question; context; character also in the question; part of a shared bigram; of a trigram
 
 
@@ -48,6 +52,13 @@ class Tokens:
     ends: Ints
     codes: Codes | None = None
     hints: Hints | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays."""
+        own = self.ids.nbytes + self.starts.nbytes + self.ends.nbytes
+        codes = 0 if self.codes is None else self.codes.nbytes
+        return own + codes + (0 if self.hints is None else self.hints.nbytes)
 
 
 @dataclass(slots=True, eq=False)
@@ -177,6 +188,8 @@ class Encoding:
         self.match_types = match_types
         self.hints = hints
         self._cache: OrderedDict[str | tuple[str, ...], Tokens] = OrderedDict()
+        self._cached_bytes = 0
+        self._lock = Lock()  # a tokenizer serves one thread at a time
 
     @property
     def pad_id(self) -> int:
@@ -220,8 +233,14 @@ class Encoding:
         return Frame(tuple(ids[head]), tuple(types[head]), tuple(ids[tail]), tuple(types[tail]), types[text[0]])
 
     def tokens(self, text: str) -> Tokens:
-        """Tokenise a text whole, however long. The last few thousand results are kept."""
+        """Tokenise a text whole, however long. The last few thousand results are kept, of long texts fewer."""
         return self._remember(text, lambda: self._tokenise(text))
+
+    def forget(self) -> None:
+        """Drop the results that are kept."""
+        with self._lock:
+            self._cache.clear()
+            self._cached_bytes = 0
 
     def words(self, words: Sequence[str]) -> Tokens:
         """Tokenise a list of words; `starts` and `ends` then count words. A blank word has no token."""
@@ -229,14 +248,18 @@ class Encoding:
         return self._remember(key, lambda: self._tokenise_words(key))
 
     def _remember(self, key: str | tuple[str, ...], make: Callable[[], Tokens]) -> Tokens:
-        known = self._cache.get(key)
-        if known is not None:
-            self._cache.move_to_end(key)
-            return known
-        tokens = self._cache[key] = make()
-        if len(self._cache) > CACHED_TEXTS:
-            self._cache.popitem(last=False)
-        return tokens
+        with self._lock:
+            known = self._cache.get(key)
+            if known is not None:
+                self._cache.move_to_end(key)
+                return known
+            tokens = self._cache[key] = make()
+            self._cached_bytes += _cost(key, tokens)
+            while len(self._cache) > CACHED_TEXTS or (
+                self._cached_bytes > CACHED_BYTES and len(self._cache) > CACHED_ALWAYS
+            ):
+                self._cached_bytes -= _cost(*self._cache.popitem(last=False))
+            return tokens
 
     @property
     def _backend(self) -> Any:
@@ -360,6 +383,11 @@ class Encoding:
             after,
             template.types[3],
         )
+
+
+def _cost(key: str | tuple[str, ...], tokens: Tokens) -> int:
+    """Bytes that a text and its tokens take, those of the objects around them left out."""
+    return tokens.nbytes + sum(map(sys.getsizeof, (key,) if isinstance(key, str) else key))
 
 
 def _window(frame: Frame, told: Tokens, types: Ints, a: int, b: int, choice: int, length: int) -> Window:

@@ -6,6 +6,7 @@ import os
 import threading
 from functools import partial
 from importlib.resources import files as resources
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from zhaiju.data.readers import open_examples
 from zhaiju.errors import DataError
 from zhaiju.files import atomic_directory
 from zhaiju.inference.engine import make_engine
+from zhaiju.modeling import memory
 from zhaiju.modeling.checkpoint import Meta, Shape, from_scratch, load, save
 from zhaiju.training.evaluate import Tally, tables, together
 
@@ -200,3 +202,31 @@ def test_figures_of_what_is_kept_are_those_of_everything(checkpoints, task):
     assert sum(tally.outcomes().values()) == (len(examples) if task == "read" else 0)
     texts = {text for example in examples for text in example.texts}
     assert not texts & {text for example in tally.examples for text in example.texts}
+
+
+def test_large_blocks_go_back_to_the_system_unless_the_environment_says_otherwise(monkeypatch):
+    class Library:
+        def mallopt(self, *given):
+            asked.append(given)
+
+    asked = []
+    monkeypatch.setattr(memory, "_c_library", Library)
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    memory.keep_steady()
+    assert asked == [(-3, 4 << 20)]
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "100")
+    memory.keep_steady()
+    assert len(asked) == 1
+
+
+@pytest.mark.slow
+def test_the_benchmark_gives_a_row_for_each_command_and_size(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    import memory as benchmark
+
+    found = benchmark.rows((5, 10), folder=tmp_path)
+    assert [(row["command"], row["questions"]) for row in found] == [
+        (command, count) for command in benchmark.COMMANDS for count in (5, 10)
+    ]
+    assert all(row["peak_mib"] > 50 and row["seconds"] > 0 for row in found)
+    assert [row["ratio"] for row in found[::2]] == [1.0] * 4

@@ -1109,7 +1109,9 @@ def _load(
 ) -> tuple[Engine, Checkpoint]:
     from zhaiju.inference.engine import make_engine
     from zhaiju.modeling.checkpoint import load
+    from zhaiju.modeling.memory import keep_steady
 
+    keep_steady()
     checkpoint = load(what, task, window=window, overlap=overlap)
     return make_engine(checkpoint, precision=precision, batch_tokens=batch_tokens), checkpoint
 

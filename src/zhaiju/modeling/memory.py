@@ -7,9 +7,10 @@ it near 0.6 GB, but cost 40 % of the time.
 
 Predicting varies its shapes as much, and its peak crept up with every few hundred questions. There `keep_steady` lets
 no block of 1 MB and more lie in the heap (a fixed threshold, where glibc's own rises to 32 MB) and has one heap for all
-threads. On two busy cores and 4 layers, `predict` for read took 485 MB for 2,500 questions, where it had taken
-673 MB and was still rising; `answer` 557 MB, and 543 MB after 1,000. It costs 10 to 30 % of CPU time. At 4 MB it costs
-5 %, but the peak of `answer` rose by 10 % from 1,000 to 4,000 questions.
+threads. On two busy cores and 4 layers, single runs: `predict` for read peaks at 478 on 1,000 questions and 491 MB on
+4,000, `answer` at 542 and 571 MB; without it read took 673 MB on 2,500 and was still rising. It costs 8 % (`answer`) to
+20 % (read) of CPU time, more on the clock of a busy machine. At 4 MB it costs about 4 %, but `answer` went from 597 to
+655 MB.
 """
 
 from __future__ import annotations

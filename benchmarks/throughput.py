@@ -62,7 +62,7 @@ def plain(checkpoint: Checkpoint, task: str, examples: list[QAExample]) -> tuple
 def ours(checkpoint: Checkpoint, task: str, examples: list[QAExample], precision: Any) -> tuple[int, int]:
     """Predict with the engine; returns (tokens without padding, tokens with it)."""
     engine = Engine(TorchBackend(checkpoint.network, pad_id=0, precision=precision), checkpoint.encoding)
-    checkpoint.encoding._cache.clear()  # each round tokenises anew, as the plain way does
+    checkpoint.encoding.forget()  # each round tokenises anew, as the plain way does
     for _ in engine.predict(TASKS[task](), examples):
         pass
     return engine.usage.tokens, engine.usage.padded

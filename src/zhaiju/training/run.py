@@ -344,7 +344,7 @@ def assemble(
     if settings.activation_checkpointing:
         recompute_activations(checkpoint.network.model)
     engine = Engine(
-        TorchBackend(checkpoint.network, pad_id=pad_id, precision=settings.precision),  # type: ignore[arg-type]
+        TorchBackend(checkpoint.network, pad_id=pad_id, precision=settings.precision),
         checkpoint.encoding,
         batch_tokens=settings.batch_tokens,
     )

@@ -24,7 +24,7 @@ from typing import Any
 from zhaiju.errors import ConfigError
 
 MMAP_THRESHOLD, ARENA_MAX = -3, -8  # M_MMAP_THRESHOLD and M_ARENA_MAX of malloc.h
-LARGE_BYTES = 1 << 20
+LARGE_BYTES = 4 << 20
 
 
 def keep_steady() -> None:

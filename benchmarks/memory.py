@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from zhaiju import ui
+from zhaiju import files, ui
 
 SIZES = (1_000, 20_000)
 PARAGRAPHS = 4_000  # of the course layout's context file, which stays in memory: as many for every size
@@ -185,6 +185,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     parser.add_argument("--keep", type=Path, help="Make the files here and leave them.")
+    parser.add_argument("--output", type=Path, help="A Markdown page to write.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         found = rows(options.questions, options.commands, folder=options.keep or Path(temporary), note=ui.note)
@@ -196,6 +197,18 @@ def main() -> None:
     ]  # fmt: skip
     ui.note(f"{platform.machine()}, {os.cpu_count()} CPU cores, {platform.platform()}")
     ui.table("", columns, cells)
+    if options.output is not None:
+        lines = ["| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *cells]]
+        about = (__doc__ or "").partition("\n\n")[2].partition("\n\n    python")[0]
+        text = f"""# Benchmark: peak memory against the number of questions
+
+`python benchmarks/memory.py` on {time.strftime("%Y-%m-%d")}: {platform.machine()}, {os.cpu_count()} CPU cores, Python
+{platform.python_version()}.
+
+{about}
+
+""" + "\n".join(lines)
+        files.write_text(options.output, text + "\n")
 
 
 if __name__ == "__main__":

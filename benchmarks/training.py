@@ -242,7 +242,8 @@ def main() -> None:
     text = f"""# Benchmark: training a reader
 
 `python benchmarks/training.py --rounds {chosen.rounds}` on {time.strftime("%Y-%m-%d")}: {platform.machine()},
-{os.cpu_count()} CPU cores, Python {platform.python_version()}, torch {version("torch")}, transformers {version("transformers")}.
+{os.cpu_count()} CPU cores, Python {platform.python_version()}, torch {version("torch")}, transformers
+{version("transformers")}.
 
 {about}
 

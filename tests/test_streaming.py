@@ -24,7 +24,7 @@ from zhaiju.training.evaluate import Tally, tables, together
 
 SAMPLE = resources("zhaiju.starter") / "sample"
 SMALL = Shape(layers=1, hidden=16, heads=2, intermediate=32, positions=256)
-MANY = 1_500
+MANY = 3_000
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -213,7 +213,7 @@ def test_large_blocks_go_back_to_the_system_unless_the_environment_says_otherwis
     monkeypatch.setattr(memory, "_c_library", Library)
     monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
     memory.keep_steady()
-    assert asked == [(-3, 1 << 20), (-8, 1)]
+    assert asked == [(-3, memory.LARGE_BYTES), (-8, 1)]
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "100")
     memory.keep_steady()
     assert len(asked) == 2

@@ -31,7 +31,9 @@ class Peer:
 
 TRANSFORMERS = Peer("transformers 4.57", ("transformers==4.57.*", "accelerate"), ("transformers", "torch"))
 HAYSTACK = Peer(
-    "Haystack", ("haystack-ai", "transformers", "accelerate", "sentencepiece"), ("haystack-ai", "transformers", "torch")
+    "Haystack",
+    ("haystack-ai", "transformers-haystack", "transformers", "accelerate", "sentencepiece"),
+    ("haystack-ai", "transformers-haystack", "transformers", "torch"),
 )
 
 

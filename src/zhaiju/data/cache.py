@@ -54,10 +54,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zhaiju" / "tokens"
 
 
-def identity(encoding: Encoding) -> bytes:
-    """A hash of all that decides what an encoding makes of a text."""
+def identity(encoding: Encoding) -> bytes | None:
+    """A hash of all that decides what an encoding makes of a text; None where that cannot be told."""
+    serialised = encoding.serialised()
+    if serialised is None:
+        return None
     digest = hashlib.sha256(_MAGIC)
-    parts = [encoding.serialised(), encoding.script, str(encoding.match_types), str(encoding.hints)]
+    parts = [serialised, encoding.script, str(encoding.match_types), str(encoding.hints)]
     parts += [f"{name} {version(name)}" for name in LIBRARIES]
     for part in parts:
         digest.update(hashlib.sha256(part.encode("utf-8", "surrogatepass")).digest())
@@ -192,7 +195,10 @@ def keep(encoding: Encoding, sources: Iterable[Source], folder: Path | None = No
     """
     folder = cache_folder() if folder is None else folder
     distinct = {key_of(source): source for source in sources}
-    name = hashlib.sha256(identity(encoding) + b"".join(sorted(distinct))).hexdigest()[:40]
+    own = identity(encoding)
+    if own is None:
+        return None
+    name = hashlib.sha256(own + b"".join(sorted(distinct))).hexdigest()[:40]
     path = folder / f"{name}{SUFFIX}"
     try:
         store = _open(path)

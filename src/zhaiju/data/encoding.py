@@ -262,9 +262,12 @@ class Encoding:
         """The tokens of a text, or of a list of words; nothing is looked up or kept."""
         return self._tokenise(source) if isinstance(source, str) else self._tokenise_words(source)
 
-    def serialised(self) -> str:
-        """The whole tokenizer as a text, as it is used here."""
-        return f"{self._before_words!r} {self._backend.to_str()}"
+    def serialised(self) -> str | None:
+        """The whole tokenizer as a text, as it is used here; None where a part of it is Python (RoFormer's is)."""
+        try:
+            return f"{self._before_words!r} {self._backend.to_str()}"
+        except Exception:  # tokenizers raises bare exceptions
+            return None
 
     def _remember(self, key: str | tuple[str, ...]) -> Tokens:
         with self._lock:

@@ -30,7 +30,7 @@ from zhaiju.tasks.base import Task, log_softmax
 from zhaiju.tasks.metrics import course
 
 JOINT_FILE = "answer.json"
-POOL_QUESTIONS = 1024  # several pools of the engine, so that it tokenises, computes and decodes side by side
+POOL_QUESTIONS = 512  # two pools of the engine, so that it tokenises, computes and decodes side by side
 FIRST_LOOK = 2
 UNSEEN = -1e4  # the score of a paragraph that was ruled out unseen
 MOST_PARAGRAPHS = 4

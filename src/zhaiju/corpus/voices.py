@@ -27,6 +27,7 @@ from zhaiju.corpus.lexical import K1, B, _composed, _folded_codes, _units
 from zhaiju.data.hints import CLASSES, analyse
 from zhaiju.data.script import fold
 from zhaiju.errors import ConfigError
+from zhaiju.inference.answer import VOICES_FILE
 
 if TYPE_CHECKING:
     from zhaiju.data.examples import Context, QAExample
@@ -36,7 +37,6 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-VOICES_FILE = "voices.json"
 VOICES = (
     "nearness",  # rarity of the question's words, each less the farther it is from the best point
     "units",  # BM25 over units, without the words that ask

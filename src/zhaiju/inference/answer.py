@@ -31,6 +31,7 @@ from zhaiju.tasks.base import Task, log_softmax
 from zhaiju.tasks.metrics import course
 
 JOINT_FILE = "answer.json"
+VOICES_FILE = "voices.json"  # beside a selector, by `zhaiju.corpus.voices`
 VOICES = "voices"  # under this name the file keeps what was fitted with them
 POOL_QUESTIONS = 1024  # several pools of the engine, so that it tokenises, computes and decodes side by side
 FIRST_LOOK = 2

@@ -20,7 +20,7 @@ check: setup
 	scripts/check
 
 bench: setup
-	$(BIN)/python benchmarks/throughput.py
+	scripts/bench
 
 campaign: setup
 	scripts/campaign

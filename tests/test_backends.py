@@ -19,6 +19,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 needs_openvino = pytest.mark.skipif(
     __import__("importlib.util").util.find_spec("openvino") is None, reason="needs openvino"
 )
+every_kind = pytest.mark.parametrize(
+    ("name", "task"),
+    [("bert", task) for task in LABELS] + [(name, "read") for name in CHECKPOINTS if name != "bert"],
+)
 every_task = pytest.mark.parametrize("task", ["select", "read", "intent", "slots"])
 ANSWERS = ("港口", "書籤", "七公斤", "六十四個")
 ASKED = [
@@ -72,8 +76,7 @@ def seen(chunk, logits):
 
 @needs_openvino
 @pytest.mark.slow
-@every_task
-@pytest.mark.parametrize("name", list(CHECKPOINTS))
+@every_kind
 def test_openvino_gives_the_logits_of_pytorch(tmp_path, name, task):
     checkpoint = loaded(tmp_path, task, CHECKPOINTS[name])
     chunk = chunk_of(checkpoint, task)
@@ -86,12 +89,11 @@ def test_openvino_gives_the_logits_of_pytorch(tmp_path, name, task):
     assert expected.std() > 0.01
     kept = found.copy()
     backend.run(pad(checkpoint.task(task).encode(EXAMPLES[task][1], checkpoint.encoding), 0))
-    assert (found == kept).all()  # the next run writes into memory of its own
+    assert np.array_equal(found, kept, equal_nan=True)  # the next run writes into memory of its own
 
 
 @pytest.mark.slow
-@every_task
-@pytest.mark.parametrize("name", list(CHECKPOINTS))
+@every_kind
 def test_every_encoder_is_exported_for_every_task_and_predicts_the_same(tmp_path, name, task):
     checkpoint = loaded(tmp_path, task, CHECKPOINTS[name])
     (verified,) = export(checkpoint, task, tmp_path / "exported")
@@ -104,15 +106,11 @@ def test_every_encoder_is_exported_for_every_task_and_predicts_the_same(tmp_path
     ours = list(make_engine(checkpoint).predict(checkpoint.task(task), EXAMPLES[task]))
     theirs = list(make_engine(exported).predict(exported.task(task), EXAMPLES[task]))
     for one, other in zip(ours, theirs, strict=True):
-        assert said(other) == said(one)
-
-
-def said(prediction):
-    """What a prediction says, without its figures."""
-    for name in ("answer", "label", "tags", "index"):
-        if hasattr(prediction, name):
-            return getattr(prediction, name)
-    raise AssertionError(prediction)
+        if task == "read":  # of random weights, two spans may be worth the same
+            assert [c.logit for c in other.n_best] == pytest.approx([c.logit for c in one.n_best], abs=1e-3)
+        else:
+            said = {"select": "index", "intent": "label", "slots": "tags"}[task]
+            assert getattr(other, said) == getattr(one, said)
 
 
 @every_task

@@ -66,6 +66,11 @@ def test_differences_name_old_and_new():
     assert differences(settings, replace(settings, seed=7)) == ["seed: 0 -> 7"]
 
 
+def test_what_decides_nothing_is_no_difference():
+    settings = TrainSettings(scratch=True)
+    assert differences(settings, replace(settings, activation_checkpointing=True, token_cache=False)) == []
+
+
 @pytest.mark.parametrize("name", ["seed", "threads", "max_answer_chars"])
 def test_numbers_that_torch_or_numpy_cannot_hold_are_refused(name):
     with pytest.raises(ConfigError, match=f"{name} is {1 << 70}, expected 0 to"):

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 
@@ -159,6 +160,35 @@ def test_only_so_many_texts_are_remembered(monkeypatch):
         encoding.tokens(f"茶園{number}")
         assert encoding.tokens("茶園0") is kept  # used again and again
     assert len(encoding._cache) == 3
+
+
+@pytest.mark.parametrize("knows", [False, True])
+def test_of_long_texts_fewer_are_remembered_but_a_question_and_its_paragraph_always(monkeypatch, knows):
+    monkeypatch.setattr(module, "CACHED_BYTES", 300_000)
+    encoding = Encoding(encoder("characters").tokenizer, hints=knows)
+    for number in range(200):
+        encoding.tokens(f"{number}" + "茶園" * 200)
+        assert encoding._cached_bytes == sum(module._cost(key, told) for key, told in encoding._cache.items())
+        assert encoding._cached_bytes <= 300_000
+    assert 8 < len(encoding._cache) < 60
+    asked, told = encoding.tokens("在哪裡？"), encoding.tokens("茶園" * 50_000)
+    for number in range(3):
+        encoding.words([f"{number}", "茶"])
+    assert encoding.tokens("茶園" * 50_000) is told
+    assert encoding.tokens("在哪裡？") is asked
+    assert len(encoding._cache) == module.CACHED_ALWAYS
+    encoding.forget()
+    assert (len(encoding._cache), encoding._cached_bytes) == (0, 0)
+
+
+def test_several_threads_may_tokenise_at_once(monkeypatch):
+    monkeypatch.setattr(module, "CACHED_TEXTS", 2)  # what one thread looks up is dropped by another
+    encoding = encoder("wordpiece")
+    texts = [f"{number}: {text}" for number in range(20) for text in SAMPLE]
+    expected = [encoding.tokens(text).ids.tolist() for text in texts]
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: [encoding.tokens(text).ids.tolist() for text in texts], range(4)):
+            assert found == expected
 
 
 # Words

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from zhaiju.errors import OutputError
-from zhaiju.files import atomic_directory, atomic_open, fingerprint, point, write_json, write_text
+from zhaiju.files import atomic_directory, atomic_object, atomic_open, fingerprint, point, write_json, write_text
 
 
 def names(folder):
@@ -188,3 +188,13 @@ def test_a_link_stays_a_link_and_its_target_is_written(tmp_path):
 def test_a_byte_that_is_no_text_is_written_as_an_escape(tmp_path):
     write_json(tmp_path / "a.json", ["runs/\udcff"])
     assert json.loads((tmp_path / "a.json").read_text("utf-8")) == ["runs/\udcff"]
+
+
+@pytest.mark.parametrize("values", [{}, {"甲": "乙"}, {'"a\n': "\\\u2028", "b": 7, "c": "", "\udcff": "x"}])
+def test_an_object_written_entry_by_entry_is_the_object_written_whole(tmp_path, values):
+    write_json(tmp_path / "whole.json", values)
+    with atomic_object(tmp_path / "parts.json") as write:
+        for key, value in values.items():
+            write(key, value)
+        assert names(tmp_path)[-1] == "whole.json"
+    assert (tmp_path / "parts.json").read_bytes() == (tmp_path / "whole.json").read_bytes()

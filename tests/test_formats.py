@@ -447,3 +447,16 @@ def test_answers_of_a_question_marked_impossible_count_nowhere(tmp_path):
 def test_a_pipe_is_left_for_its_one_reader(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert context_file(tmp_path / "pipe") is None
+
+
+def test_a_squad_file_of_one_article_is_read_paragraph_by_paragraph(tmp_path, monkeypatch):
+    monkeypatch.setattr("zhaiju.data.jsonstream.CHUNK_CHARS", 256)
+    paragraphs = [
+        {"context": f"第{n}段。", "qas": [{"id": f"q{n}", "question": "第幾段？"}]} for n in range(200)
+    ]  # fmt: skip
+    text = json.dumps({"data": [{"title": "書", "paragraphs": paragraphs, "note": [1]}]}, ensure_ascii=False)
+    (tmp_path / "d.json").write_text(text[:-4] + "!", "utf-8")  # its end is no JSON
+    examples = read_qa(tmp_path / "d.json")
+    assert [next(examples).contexts[0].text for _ in range(200)] == [p["context"] for p in paragraphs]
+    with pytest.raises(DataError, match="not JSON"):
+        next(examples)

@@ -490,6 +490,29 @@ def test_a_loss_that_is_no_number_stops_with_the_step_named(tmp_path, data, monk
         train("read", TINY, data, tmp_path / "run")
 
 
+def test_a_run_may_go_on_with_settings_that_decide_nothing_and_ends_the_same(tmp_path, data):
+    settings = replace(TINY, max_steps=8, epochs=8)
+    train("read", settings, data, tmp_path / "whole")
+    with pytest.raises(_KilledError):
+        train("read", settings, data, tmp_path / "run", on_event=_die_at(4))
+    frugal = replace(settings, activation_checkpointing=True, token_cache=False)
+    assert train("read", frugal, data, tmp_path / "run").finished
+    _assert_the_same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_is_the_same_bit_for_bit_with_cached_tokens_and_without(tmp_path, task, monkeypatch):
+    monkeypatch.setenv("ZHAIJU_CACHE", str(tmp_path / "cache"))
+    data = _data(task)
+    settings = replace(TINY, max_steps=4, hints=task == "read")
+    train(task, replace(settings, token_cache=False), data, tmp_path / "none")
+    assert not (tmp_path / "cache").exists()
+    for name in ("made", "found"):
+        train(task, settings, data, tmp_path / name)
+        assert len(list((tmp_path / "cache" / "tokens").iterdir())) == 1
+        _assert_the_same(tmp_path / name, tmp_path / "none")
+
+
 def test_nothing_to_train_on_is_said(tmp_path, data):
     bare = replace(data, train=[replace(example, answers=(), gold=()) for example in data.train])
     with pytest.raises(TrainingError, match="none of the 40 examples gives read anything"):

@@ -9,15 +9,16 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from zhaiju import files, ui
+from zhaiju import files, threads, ui
 from zhaiju.config import TrainSettings, _types, load_settings, plain_type
 from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError, ZhaijuError
 
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
     from zhaiju.corpus.voices import Weights
     from zhaiju.data.examples import QAExample, ReadPrediction
     from zhaiju.data.formats import ReadLog
+    from zhaiju.data.readers import Examples
     from zhaiju.inference.answer import Lexical
     from zhaiju.inference.engine import Engine
     from zhaiju.modeling.checkpoint import Checkpoint
+    from zhaiju.training.profile import Profile
 
 # The tasks, and under which name the column of a CSV has their predictions.
 COLUMNS = {"select": "answer", "read": "answer", "intent": "intent", "slots": "tags"}
@@ -490,18 +493,26 @@ def train(
     *,
     train: Annotated[list[Path], typer.Option("--train", help="Training data; may be given again.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", help="The run's directory; an unfinished run there goes on.")
-    ],
+        Path | None, typer.Option("-o", "--output", help="The run's directory; an unfinished run there goes on.")
+    ] = None,
     dev: Annotated[list[Path] | None, typer.Option("--dev", help="Dev data. Default: a seeded tenth held out.")] = None,
     context: ContextFile = None,
     config: Annotated[Path | None, typer.Option(help="Settings as TOML; flags override it.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove a run that is there already.")] = False,
+    profile: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Only take the first N steps and say where their time goes; no run is left."
+        ),
+    ] = None,
     as_json: AsJson = False,
     **settings: Any,
 ) -> None:
     """Train a task; leave a run directory with the best and the last checkpoint."""
     chosen = load_settings(config, settings)
     _known_task(task)
+    if output is None and profile is None:
+        raise ConfigError("no directory for the run: name one with -o")
     from zhaiju.training import run as training
     from zhaiju.training.loop import Evaluated, Event, Started, Stepped
 
@@ -516,6 +527,11 @@ def train(
     )
     _report_log(data.log)
     ui.note(f"{task}: {len(data.train)} training and {len(data.dev)} dev examples")
+    if output is None or profile is not None:
+        from zhaiju.training.profile import profile as take_apart
+
+        _print_profile(take_apart(task, chosen, data, profile or 1), as_json)
+        return
     with ui.progress("training", None) as advance:
 
         def on_event(event: Event) -> None:
@@ -542,6 +558,27 @@ def train(
     if not result.finished:
         ui.note(f"stopped after step {result.step}, saved; the same command goes on from there")
         raise typer.Exit(130)
+
+
+def _print_profile(found: Profile, as_json: bool) -> None:
+    if as_json:
+        _print_json(found.to_json())
+        return
+    whole = sum(found.parts.values())
+    rows = [[name, f"{value:.1f}", f"{value / whole:.1%}"] for name, value in found.parts.items()]
+    title = f"{found.steps} steps, {found.precision}, {found.threads} threads"
+    ui.table(title, ["part of a step", "ms", "share"], [*rows, ["all", f"{whole:.1f}", "100.0%"]])
+    ui.table("operators", ["", "share"], [[name, f"{share:.1%}"] for name, share in found.operators.items()])
+    shape = " x ".join(map(str, found.matmul_shape))
+    speeds = {
+        "items/s": f"{found.items_per_second:.1f}",
+        "tokens/s": f"{found.tokens_per_second:,.0f}",
+        "padding": f"{found.padding:.1%}",
+        "GFLOP/s": f"{found.flops / 1e9:.1f}",
+        f"GFLOP/s of {shape} alone": f"{found.matmul_flops / 1e9:.1f}",
+        "reached of that": f"{found.roofline:.1%}",
+    }
+    ui.table("speed", ["", ""], [[name, value] for name, value in speeds.items()])
 
 
 def _shown(metrics: Mapping[str, float]) -> str:
@@ -610,22 +647,19 @@ def evaluate(
 
     _check_output(details)
     name = _task_name(what, task)
-    examples = _read_examples(name, data, context, skip_faulty, split=split or "test", bio=bio)
+    examples = _open_examples(name, data, context, skip_faulty, split=split or "test", bio=bio)
     engine, checkpoint = _load(what, name, window, overlap, backend, precision, batch_tokens)
-    chosen: Any = checkpoint.task(name, max_answer_chars=max_answer_chars)
-    with _reading(data), ui.progress("evaluating", len(examples)) as advance:
-        report, predictions = evaluation.evaluate(
-            engine, chosen, examples, threshold=checkpoint.threshold, progress=advance
-        )
-    kinds: list[str] = []
-    if name == "read":
-        counts, kinds = evaluation.outcomes(
-            examples, predictions, engine=engine, max_answer_chars=chosen.max_answer_chars or None
-        )
-        report |= {kind.replace(" ", "_"): count for kind, count in counts.items()}
-    if details:
-        _write_details(details, predictions, kinds)
-    shown = evaluation.tables(name, examples, predictions) if tables else {}
+    chosen = checkpoint.task(name, max_answer_chars=max_answer_chars)
+    tally = evaluation.Tally(chosen, engine.encoding)
+    with (
+        _reading(data, examples),
+        ui.progress("evaluating", examples.count) as advance,
+        _writing_details(details, outcomes=name == "read") as write,
+    ):
+        for example, prediction in evaluation.together(partial(engine.predict, chosen, progress=advance), examples):
+            write(prediction, tally.add(example, prediction))
+        report: dict[str, Any] = tally.report(checkpoint.threshold) | tally.outcomes()
+    shown = evaluation.tables(name, tally.examples, tally.predictions) if tables else {}
     if as_json:
         _print_json(report | shown)
         return
@@ -669,16 +703,23 @@ def predict(
     """
     _check_output(output)
     name = _task_name(what, task)
-    examples = _read_examples(name, data, context, skip_faulty, split=split or "test", bio=bio)
+    examples = _open_examples(name, data, context, skip_faulty, split=split or "test", bio=bio)
     engine, checkpoint = _load(what, name, window, overlap, backend, precision, batch_tokens)
     chosen = checkpoint.task(name, max_answer_chars=max_answer_chars)
-    with _reading(data), ui.progress("predicting", len(examples)) as advance:
-        predictions = list(engine.predict(chosen, examples, progress=advance))
     threshold = _threshold(checkpoint) if abstain else None
-    _write_predictions(output, predictions, COLUMNS[name], threshold)
-    report: dict[str, Any] = {"count": len(predictions)}
+    count = abstained = 0
+    with (
+        _reading(data, examples),
+        ui.progress("predicting", examples.count) as advance,
+        _writing_predictions(output, COLUMNS[name], threshold) as write,
+    ):
+        for prediction in engine.predict(chosen, examples, progress=advance):
+            write(prediction)
+            count += 1
+            abstained += threshold is not None and _least(prediction) < threshold
+    report: dict[str, Any] = {"count": count}
     if threshold is not None:
-        report |= {"threshold": threshold, "abstained": sum(_least(one) < threshold for one in predictions)}
+        report |= {"threshold": threshold, "abstained": abstained}
     _print_figures(str(output), report, as_json)
 
 
@@ -764,7 +805,7 @@ def answer(
     """Select a paragraph, read the answer in it, and write the answers. Labelled questions are also scored."""
     from zhaiju.corpus.voices import Weights
     from zhaiju.inference.answer import PIPELINE, Answerer, Joint, Shortcuts, load_joint, save_joint
-    from zhaiju.tasks import ReadTask
+    from zhaiju.training import evaluate as evaluation
 
     if pipeline and (fit or k is not None or weight is not None):
         raise ConfigError("--pipeline is k = 1 and λ = 0; leave --fit, --k and --weight out")
@@ -778,7 +819,7 @@ def answer(
     if shortcuts != Shortcuts() and selector is None:
         raise ConfigError("--prefilter and --certain spare a selector work; name one with --selector")
     _check_output(output, details)
-    examples = _read_examples("read", questions, context, skip_faulty)
+    examples = _open_examples("read", questions, context, skip_faulty)
     reading, checkpoint = _load(reader, "read", window, overlap, backend, precision, batch_tokens)
     selecting = where = select_task = weights = fitted = None
     if selector is not None:
@@ -790,7 +831,6 @@ def answer(
         if fitted is None and weights is not None and (fitted := load_joint(checkpoint.where, where)):
             weights = None  # fitted with BM25's scores, before there were others
     task = checkpoint.task("read", max_answer_chars=max_answer_chars)
-    assert isinstance(task, ReadTask)
     unfitted = Joint() if weights is None else Joint(lexical=1.0, selector=weights.selector)
     lexical = shortcuts != Shortcuts() or (not pipeline and (weights is not None or selector == "starter"))
     answerer = Answerer(
@@ -824,39 +864,37 @@ def answer(
     if k is not None or weight is not None:
         now = answerer.joint
         answerer.joint = replace(now, k=now.k if k is None else k, weight=now.weight if weight is None else weight)
-    with _reading(questions), ui.progress("answering", len(examples)) as advance:
-        predictions = list(answerer.predict(examples, progress=advance))
-    _write_predictions(output, predictions, COLUMNS["read"])
-    report: dict[str, Any] = {
-        "count": len(predictions),
-        "k": answerer.joint.k,
-        "weight": answerer.joint.weight,
-    }
+    tally = evaluation.Tally(task, reading.encoding)
+    count = right = 0
+    shown: list[tuple[QAExample, ReadPrediction]] = []
+    with (
+        _reading(questions, examples),
+        ui.progress("answering", examples.count) as advance,
+        _writing_details(details, outcomes=examples.labelled) as write_details,
+        _writing_predictions(output, COLUMNS["read"]) as write,
+    ):
+        for example, prediction in evaluation.together(partial(answerer.predict, progress=advance), examples):
+            kind = None
+            if example.missing("read") is None:
+                kind = tally.add(example, prediction)
+                right += prediction.index == example.relevant
+            write(prediction)
+            write_details(prediction, kind)
+            count += 1
+            if len(shown) < show:
+                shown.append((example, prediction))
+    report: dict[str, Any] = {"count": count, "k": answerer.joint.k, "weight": answerer.joint.weight}
     if shortcuts != Shortcuts():
         spared = answerer.spared
         report["selector_scored"] = spared.scored / max(spared.paragraphs, 1)
         if spared.labelled:
             report["right_ruled_out"] = spared.lost / spared.labelled
-    pairs = list(zip(examples, predictions, strict=True))
-    judged = [(example, prediction) for example, prediction in pairs if example.gold or example.impossible]
-    outcomes: list[str | None] = []
-    if judged:
-        from zhaiju.training import evaluate as evaluation
-
-        known, answers = [example for example, _ in judged], [prediction for _, prediction in judged]
-        if len(known) < len(examples):
-            ui.note(f"{len(known)} of {len(examples)} questions are labelled; the figures are theirs")
-        report |= task.score(known, answers)
-        report["accuracy"] = sum(prediction.index == example.relevant for example, prediction in judged) / len(known)
-        counts, kinds = evaluation.outcomes(
-            known, answers, engine=reading, max_answer_chars=task.max_answer_chars or None
-        )
-        report |= {kind.replace(" ", "_"): count for kind, count in counts.items()}
-        rest = iter(kinds)
-        outcomes = [next(rest) if example.gold or example.impossible else None for example in examples]
-    if details:
-        _write_details(details, predictions, outcomes)
-    for example, prediction in pairs[:show]:
+    if known := len(tally.examples):
+        if known < count:
+            ui.note(f"{known} of {count} questions are labelled; the figures are theirs")
+        report |= task.score(tally.examples, tally.predictions)
+        report |= {"accuracy": right / known} | tally.outcomes()
+    for example, prediction in shown:
         _show_answer(example, prediction)
     _print_figures(str(output), report, as_json)
 
@@ -1213,12 +1251,17 @@ def bench(
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Name the file in an error about one of its rows that comes up only when the row is used."""
+def _reading(path: Path, examples: Examples | None = None) -> Iterator[None]:
+    """Name the file in an error about one of its rows that comes up only when the row is used.
+
+    What was tolerated in examples that can be read once only is told at their end.
+    """
     try:
         yield
     except DataError as error:
         raise error.located(file=path) from None
+    if examples is not None and examples.count is None:
+        _report_log(examples.log)
 
 
 def _known_task(task: str) -> None:
@@ -1248,7 +1291,9 @@ def _load(
 ) -> tuple[Engine, Checkpoint]:
     from zhaiju.inference.engine import make_engine
     from zhaiju.modeling.checkpoint import load
+    from zhaiju.modeling.memory import keep_steady
 
+    keep_steady()
     checkpoint = load(what, task, window=window, overlap=overlap)
     return make_engine(checkpoint, backend=backend, precision=precision, batch_tokens=batch_tokens), checkpoint
 
@@ -1262,6 +1307,17 @@ def _read_examples(
     log = ReadLog(skip_faulty=skip_faulty)
     examples = read_all(task, data, context=context, split=split, bio=_bio(bio), log=log)
     _report_log(log)
+    return examples
+
+
+def _open_examples(
+    task: str, data: Path, context: Path | None, skip_faulty: bool, *, split: str = "test", bio: str = "repair"
+) -> Examples:
+    """The same one by one, however many there are."""
+    from zhaiju.data.readers import open_examples
+
+    examples = open_examples(task, data, context=context, split=split, bio=_bio(bio), skip_faulty=skip_faulty)
+    _report_log(examples.log)
     return examples
 
 
@@ -1306,26 +1362,34 @@ def _check_output(*paths: Path | None) -> None:
             raise OutputError(f"cannot write {path}: it is a directory, expected a file")
 
 
-def _write_predictions(path: Path, predictions: Sequence[Any], column: str, threshold: float | None = None) -> None:
+@contextmanager
+def _writing_predictions(path: Path, column: str, threshold: float | None = None) -> Iterator[Callable[[Any], None]]:
+    """A function that writes one prediction; the file appears once all are written."""
     suffix = path.suffix.lower()
     if suffix == ".csv":
         with files.atomic_open(path) as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(["id", column])
-            writer.writerows([prediction.id, _answer_value(prediction, threshold)] for prediction in predictions)
+            yield lambda prediction: writer.writerow([prediction.id, _answer_value(prediction, threshold)])
     elif suffix in (".jsonl", ".ndjson"):
-        _write_details(path, predictions, [])
+        with _writing_details(path, outcomes=False) as write:
+            yield lambda prediction: write(prediction, None)
     else:
-        files.write_json(path, {prediction.id: _answer_value(prediction, threshold) for prediction in predictions})
+        with files.atomic_object(path) as write_entry:
+            yield lambda prediction: write_entry(prediction.id, _answer_value(prediction, threshold))
 
 
-def _write_details(path: Path, predictions: Sequence[Any], kinds: Sequence[str | None]) -> None:
-    with files.atomic_open(path) as stream:
-        for place, prediction in enumerate(predictions):
-            values = asdict(prediction)
-            if kinds:
-                values["outcome"] = kinds[place]
-            stream.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
+@contextmanager
+def _writing_details(path: Path | None, *, outcomes: bool) -> Iterator[Callable[[Any, str | None], None]]:
+    """A function that writes one prediction with all that is known of it, and with its outcome if that is wanted."""
+    with nullcontext() if path is None else files.atomic_open(path) as stream:
+
+        def write(prediction: Any, outcome: str | None) -> None:
+            if stream is not None:
+                values = asdict(prediction) | ({"outcome": outcome} if outcomes else {})
+                stream.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
+
+        yield write
 
 
 def _read_predictions(path: Path) -> dict[str, str | int]:
@@ -1359,8 +1423,7 @@ def _read_predictions(path: Path) -> dict[str, str | int]:
 def _jsonl_predictions(path: Path) -> Iterable[tuple[str, str | int]]:
     """What `predict` wrote with all details: of each row the answer, the tags, the class or the chosen paragraph."""
     from zhaiju.data.examples import check_text
-    from zhaiju.data.jsonstream import parse_json_line
-    from zhaiju.data.labelled import read_lines
+    from zhaiju.data.jsonstream import parse_json_line, read_lines
 
     for number, line in read_lines(path):
         if not line.strip():
@@ -1445,9 +1508,7 @@ def _print_json(value: Any) -> None:
 
 def main() -> None:
     """Run the command line; every foreseen error is one line on stderr and exit code 2."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Threads that wait by spinning are many times slower as soon as another program wants a core too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    threads.prepare()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")

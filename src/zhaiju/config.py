@@ -26,14 +26,21 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] | None = None,
+    decides: bool = True,
 ) -> Any:
-    """A dataclass field with its doc and the values that it may take."""
-    return field(default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices})
+    """A dataclass field with its doc and the values that it may take.
+
+    `decides` is False where a training leaves the same behind whatever the value: it may then be another when a run
+    goes on.
+    """
+    return field(
+        default=default, metadata={"doc": doc, "low": low, "high": high, "choices": choices, "decides": decides}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """Everything that decides what a training leaves behind, the data apart."""
+    """Everything that decides what a training leaves behind, the data apart, and how it gets there."""
 
     encoder: str | None = setting(None, "Encoder to start from: a hub id or a directory.")
     scratch: bool = setting(
@@ -142,7 +149,17 @@ class TrainSettings:
     risk: float = setting(
         0.05, "Share of wrong predictions that is accepted: sets the threshold of abstention.", low=0, high=1
     )
-    threads: int = setting(0, "CPU threads; 0: one a core.", low=0, high=1 << 16)
+    activation_checkpointing: bool = setting(
+        False,
+        "Keep only what enters each layer and compute the rest again on the way back: less memory, a third more time.",
+        decides=False,
+    )
+    token_cache: bool = setting(
+        True, "Keep tokenised texts on disk for the next training on them; see README.", decides=False
+    )
+    threads: int = setting(
+        0, "CPU threads; 0: OMP_NUM_THREADS, else one a physical core that may be used.", low=0, high=1 << 16
+    )
     skip_faulty: bool = setting(False, "Leave faulty rows out, counted, instead of stopping at the first.")
 
     def __post_init__(self) -> None:
@@ -194,9 +211,10 @@ def load_settings(file: Path | None, overrides: Mapping[str, Any]) -> TrainSetti
 
 
 def differences(old: TrainSettings, new: TrainSettings) -> list[str]:
-    """What differs, one `name: old -> new` each."""
+    """What differs and decides what a training leaves, one `name: old -> new` each."""
     before, after = asdict(old), asdict(new)
-    return [f"{name}: {before[name]!r} -> {after[name]!r}" for name in before if before[name] != after[name]]
+    deciding = [entry.name for entry in fields(TrainSettings) if entry.metadata["decides"]]
+    return [f"{name}: {before[name]!r} -> {after[name]!r}" for name in deciding if before[name] != after[name]]
 
 
 def _types() -> dict[str, Any]:

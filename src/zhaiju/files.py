@@ -67,6 +67,26 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         stream.write("\n")
 
 
+@contextmanager
+def atomic_object(path: str | os.PathLike[str]) -> Iterator[Callable[[str, str | int], None]]:
+    """Write a JSON object entry by entry: the bytes that `write_json` would write, and under `path` once it is whole.
+
+    Yields:
+        A function to call with each key, which the caller has only once, and its value.
+    """
+    with atomic_open(path) as stream:
+        opening = "{"
+
+        def write(key: str, value: str | int) -> None:
+            nonlocal opening
+            entry = f"{json.dumps(key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"
+            stream.write(f"{opening}\n{' ' * JSON_INDENT}{entry}")
+            opening = ","
+
+        yield write
+        stream.write("{}\n" if opening == "{" else "\n}\n")
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
     with atomic_open(path) as stream:

@@ -6,11 +6,13 @@ piece, the same token is never computed twice, and no character is ever cut away
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 MIN_CONTEXT_TOKENS = 8
 CACHED_TEXTS = 4096
+CACHED_BYTES = 16 << 20
+CACHED_ALWAYS = 8  # so many of the last texts are kept however long they are: a question and its paragraph come again
 MATCH_TYPES = 5  # question; context; character also in the question; part of a shared bigram; of a trigram
 
 
@@ -48,6 +52,13 @@ class Tokens:
     ends: Ints
     codes: Codes | None = None
     hints: Hints | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays."""
+        own = self.ids.nbytes + self.starts.nbytes + self.ends.nbytes
+        codes = 0 if self.codes is None else self.codes.nbytes
+        return own + codes + (0 if self.hints is None else self.hints.nbytes)
 
 
 @dataclass(slots=True, eq=False)
@@ -133,6 +144,14 @@ class Pair:
         return _window(self.frame, self.told, self.types, a, b, choice, self.length)
 
 
+class Store(Protocol):
+    """Texts that were tokenised before; see `zhaiju.data.cache`."""
+
+    def get(self, source: str | tuple[str, ...]) -> Tokens | None:
+        """The tokens of a text or of a list of words, if they are there."""
+        ...
+
+
 class Encoding:
     """A tokenizer with the settings of windows: the only way from text to tokens in zhaiju.
 
@@ -143,6 +162,9 @@ class Encoding:
         script: "as-is", "simplified" or "traditional": what the encoder sees.
         match_types: Put what the question and a context token share into `token_type_ids` (0..4).
         hints: Put what `zhaiju.data.hints` knows into `token_type_ids` (0..640) instead.
+
+    Attributes:
+        store: Looked into before a text is tokenised.
 
     Raises:
         CheckpointError: the tokenizer is not a fast one.
@@ -176,7 +198,10 @@ class Encoding:
         self.script = script
         self.match_types = match_types
         self.hints = hints
+        self.store: Store | None = None
         self._cache: OrderedDict[str | tuple[str, ...], Tokens] = OrderedDict()
+        self._cached_bytes = 0
+        self._lock = Lock()  # a tokenizer serves one thread at a time
 
     @property
     def pad_id(self) -> int:
@@ -220,23 +245,41 @@ class Encoding:
         return Frame(tuple(ids[head]), tuple(types[head]), tuple(ids[tail]), tuple(types[tail]), types[text[0]])
 
     def tokens(self, text: str) -> Tokens:
-        """Tokenise a text whole, however long. The last few thousand results are kept."""
-        return self._remember(text, lambda: self._tokenise(text))
+        """Tokenise a text whole, however long. The last few thousand results are kept, of long texts fewer."""
+        return self._remember(text)
+
+    def forget(self) -> None:
+        """Drop the results that are kept."""
+        with self._lock:
+            self._cache.clear()
+            self._cached_bytes = 0
 
     def words(self, words: Sequence[str]) -> Tokens:
         """Tokenise a list of words; `starts` and `ends` then count words. A blank word has no token."""
-        key = tuple(words)
-        return self._remember(key, lambda: self._tokenise_words(key))
+        return self._remember(tuple(words))
 
-    def _remember(self, key: str | tuple[str, ...], make: Callable[[], Tokens]) -> Tokens:
-        known = self._cache.get(key)
-        if known is not None:
-            self._cache.move_to_end(key)
-            return known
-        tokens = self._cache[key] = make()
-        if len(self._cache) > CACHED_TEXTS:
-            self._cache.popitem(last=False)
-        return tokens
+    def compute(self, source: str | tuple[str, ...]) -> Tokens:
+        """The tokens of a text, or of a list of words; nothing is looked up or kept."""
+        return self._tokenise(source) if isinstance(source, str) else self._tokenise_words(source)
+
+    def serialised(self) -> str:
+        """The whole tokenizer as a text, as it is used here."""
+        return f"{self._before_words!r} {self._backend.to_str()}"
+
+    def _remember(self, key: str | tuple[str, ...]) -> Tokens:
+        with self._lock:
+            known = self._cache.get(key)
+            if known is not None:
+                self._cache.move_to_end(key)
+                return known
+            stored = None if self.store is None else self.store.get(key)
+            tokens = self._cache[key] = self.compute(key) if stored is None else stored
+            self._cached_bytes += _cost(key, tokens)
+            while len(self._cache) > CACHED_TEXTS or (
+                self._cached_bytes > CACHED_BYTES and len(self._cache) > CACHED_ALWAYS
+            ):
+                self._cached_bytes -= _cost(*self._cache.popitem(last=False))
+            return tokens
 
     @property
     def _backend(self) -> Any:
@@ -360,6 +403,11 @@ class Encoding:
             after,
             template.types[3],
         )
+
+
+def _cost(key: str | tuple[str, ...], tokens: Tokens) -> int:
+    """Bytes that a text and its tokens take, those of the objects around them left out."""
+    return tokens.nbytes + sum(map(sys.getsizeof, (key,) if isinstance(key, str) else key))
 
 
 def _window(frame: Frame, told: Tokens, types: Ints, a: int, b: int, choice: int, length: int) -> Window:

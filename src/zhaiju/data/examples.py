@@ -7,7 +7,9 @@ half-open: `context[start:end]`. They are checked on construction, so whoever ho
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from zhaiju.errors import DataError, verbatim
 
@@ -145,11 +147,23 @@ class QAExample:
         """All its texts."""
         return (self.question, *(context.text for context in self.contexts))
 
+    def bare(self) -> QAExample:
+        """What scoring needs of it: gold and the number of paragraphs, but none of their texts."""
+        return replace(self, question=_NO_TEXT, contexts=_no_contexts(len(self.contexts)), answers=())
+
     def missing(self, task: str) -> str | None:
         """The field without which a prediction for `task` cannot be scored, if it is not there."""
         if task == "select":
             return "relevant" if self.relevant is None else None
         return None if self.gold or self.impossible else "answers"
+
+
+_NO_TEXT = "…"
+
+
+@lru_cache(maxsize=256)
+def _no_contexts(count: int) -> tuple[Context, ...]:
+    return (Context(_NO_TEXT, ""),) * count
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +192,11 @@ class IntentPrediction:
     score: float
     n_best: tuple[LabelScore, ...]
     loss: float | None = None
+
+    def bare(self) -> IntentPrediction:
+        """What scoring needs of it: of `n_best` the likeliest class that is one."""
+        inside = next((entry for entry in self.n_best if entry.label != OUT_OF_SCOPE), None)
+        return replace(self, n_best=() if inside is None else (inside,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +235,10 @@ class SlotPrediction:
     pieces: tuple[int, ...]
     loss: float | None = None
 
+    def bare(self) -> SlotPrediction:
+        """What scoring needs of it: the tags, but not the spans."""
+        return replace(self, spans=())
+
 
 @dataclass(frozen=True, slots=True)
 class SelectPrediction:
@@ -234,6 +257,10 @@ class SelectPrediction:
     source: str
     score: float
     scores: tuple[float, ...]
+
+    def bare(self) -> SelectPrediction:
+        """What scoring needs of it: the choice, but not the logits."""
+        return replace(self, scores=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +304,10 @@ class ReadPrediction:
     index: int = 0
     selected: float | None = None
 
+    def bare(self) -> ReadPrediction:
+        """What scoring needs of it: the answer, but not the runners-up."""
+        return replace(self, n_best=())
+
 
 @dataclass(frozen=True, slots=True)
 class IntentExample:
@@ -304,6 +335,10 @@ class IntentExample:
     def texts(self) -> tuple[str, ...]:
         """All its texts."""
         return (self.text,)
+
+    def bare(self) -> IntentExample:
+        """What scoring needs of it: the class."""
+        return replace(self, text=_NO_TEXT, label=None if self.label is None else sys.intern(self.label))
 
     def missing(self, task: str = "") -> str | None:
         """The field without which a prediction cannot be scored, if it is not there."""
@@ -358,6 +393,11 @@ class SlotExample:
     def texts(self) -> tuple[str, ...]:
         """All its texts."""
         return (" ".join(self.tokens),)
+
+    def bare(self) -> SlotExample:
+        """What scoring needs of it: the tags."""
+        tags = None if self.tags is None else tuple(map(sys.intern, self.tags))
+        return replace(self, tokens=("",) * len(self.tokens), tags=tags, text=None, offsets=None)
 
     def missing(self, task: str = "") -> str | None:
         """The field without which a prediction cannot be scored, if it is not there."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from zhaiju.data.examples import Context, QAExample, Span, check_text, wrong_type
-from zhaiju.data.jsonstream import JSONStream, open_text, parse_json_line, wrong_encoding
+from zhaiju.data.jsonstream import JSONStream, open_text, parse_json_line, read_lines
 from zhaiju.errors import DataError, shorten
 
 JSONL_SUFFIXES = {".jsonl", ".ndjson"}
@@ -268,13 +268,7 @@ def nearest(context: str, text: str, start: int) -> int | None:
 
 
 def _jsonl(path: Path) -> Iterator[Any]:
-    with open_text(path) as stream:
-        try:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    yield parse_json_line(line, path, number)
-        except UnicodeDecodeError as error:
-            raise wrong_encoding(error, path) from None
+    return (parse_json_line(line, path, number) for number, line in read_lines(path) if line.strip())
 
 
 def _items(path: Path) -> Iterator[Any]:
@@ -296,41 +290,54 @@ def _number(path: Path, items: Iterable[Any]) -> Iterator[Row]:
 
 
 def _squad_rows(path: Path, cursor: JSONStream) -> Iterator[Row]:
-    """Articles one by one; everything beside `data` is passed over."""
-    cursor.expect("{")
+    """The questions paragraph by paragraph; everything beside `data` is passed over."""
     number = 0
     found_data = False
-    more = cursor.peek() != "}"
-    while more:
-        if cursor.key() == "data":
-            found_data = True
-            if cursor.peek() != "[":
-                cursor.fail("wrong type of data", cursor.peek(), "a list of articles")
-            for index, article in enumerate(cursor.items()):
-                for row in _article_rows(path, article, f"data[{index}]"):
-                    number += 1
-                    yield Row(row.id, number, row.layout, row.raw, row.shared)
-        else:
+    for key in cursor.names():
+        if key != "data":
             cursor.value()
-        more = cursor.expect(",}") == ","
+            continue
+        found_data = True
+        if cursor.peek() != "[":
+            cursor.fail("wrong type of data", cursor.peek(), "a list of articles")
+        for index in cursor.places():
+            for row in _article_rows(path, cursor, f"data[{index}]"):
+                number += 1
+                yield Row(row.id, number, row.layout, row.raw, row.shared)
     if not found_data:
         raise DataError("not of the SQuAD shape", file=path, field="data", expected="a list of articles")
 
 
-def _article_rows(path: Path, article: Any, where: str) -> Iterator[Row]:
-    for index, paragraph in enumerate(_list(path, article, "paragraphs", where)):
-        place = f"{where}.paragraphs[{index}]"
-        questions = _list(path, paragraph, "qas", place)
-        try:
-            source = paragraph.get("id", place)
-            context = Context(check_text(_get(paragraph, "context"), "context"), str(source))
-        except DataError as error:
-            raise error.located(file=path, row=place) from None
-        for position, raw in enumerate(questions):
-            spot = f"{place}.qas[{position}]"
-            if not isinstance(raw, dict):
-                raise wrong_type(raw, None, "an object").located(file=path, row=spot)
-            yield Row(_row_id(raw, path, spot), 0, "squad", raw, context)
+def _article_rows(path: Path, cursor: JSONStream, where: str) -> Iterator[Row]:
+    """One article's, which may be the whole file's: no more than a paragraph of it is held at a time."""
+    if cursor.peek() != "{":
+        raise wrong_type(cursor.value(), None, "an object").located(file=path, row=where)
+    found_paragraphs = False
+    for key in cursor.names():
+        if key != "paragraphs":
+            cursor.value()
+            continue
+        found_paragraphs = True
+        if cursor.peek() != "[":
+            _list(path, {key: cursor.value()}, key, where)  # says what is wrong with it
+        for index, paragraph in enumerate(cursor.items()):
+            yield from _paragraph_rows(path, paragraph, f"{where}.paragraphs[{index}]")
+    if not found_paragraphs:
+        _list(path, {}, "paragraphs", where)
+
+
+def _paragraph_rows(path: Path, paragraph: Any, place: str) -> Iterator[Row]:
+    questions = _list(path, paragraph, "qas", place)
+    try:
+        source = paragraph.get("id", place)
+        context = Context(check_text(_get(paragraph, "context"), "context"), str(source))
+    except DataError as error:
+        raise error.located(file=path, row=place) from None
+    for position, raw in enumerate(questions):
+        spot = f"{place}.qas[{position}]"
+        if not isinstance(raw, dict):
+            raise wrong_type(raw, None, "an object").located(file=path, row=spot)
+        yield Row(_row_id(raw, path, spot), 0, "squad", raw, context)
 
 
 def _list(path: Path, holder: Any, name: str, where: str) -> list[Any]:

@@ -67,6 +67,11 @@ class Hints:
     classes: Ints
     sentences: Ints
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays."""
+        return self.codes.nbytes + self.begins.nbytes + self.classes.nbytes + self.sentences.nbytes
+
 
 def codes_of(folded: str) -> Codes:
     """Code points of a folded text, 0 for what is no letter or digit: uint64 [characters]."""

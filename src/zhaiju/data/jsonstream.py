@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -97,14 +98,30 @@ class JSONStream:
         self.expect(":")
         return key
 
+    def names(self) -> Iterator[Any]:
+        """Consume an object and yield its keys; the caller consumes the value after each."""
+        self.expect("{")
+        if self.peek() == "}":
+            self._at += 1
+            return
+        while True:
+            yield self.key()
+            if self.expect(",}") == "}":
+                return
+
     def items(self) -> Iterator[Any]:
         """Consume an array and yield its items."""
+        for _ in self.places():
+            yield self.value()
+
+    def places(self) -> Iterator[int]:
+        """Consume an array and yield the index of each of its items; the caller consumes the item."""
         self.expect("[")
         if self.peek() == "]":
             self._at += 1
             return
-        while True:
-            yield self.value()
+        for index in count():
+            yield index
             if self.expect(",]") == "]":
                 return
 
@@ -167,6 +184,17 @@ def open_text(file: Path) -> IO[str]:
         raise DataError("no such file", file=file) from None
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", file=file) from None
+
+
+def read_lines(file: Path) -> Iterator[tuple[int, str]]:
+    """A text file's lines with their numbers; a `DataError` says why it cannot be read as UTF-8."""
+    with open_text(file) as stream:
+        try:
+            yield from enumerate(stream, 1)
+        except UnicodeDecodeError as error:
+            raise wrong_encoding(error, file) from None
+        except OSError as error:
+            raise DataError(f"cannot be read: {error.strerror or error}", file=file) from None
 
 
 def parse_json_line(line: str, file: Path, number: int) -> Any:

@@ -27,7 +27,7 @@ from typing import Any, Literal, TypeVar
 
 from zhaiju.data.examples import OUT_OF_SCOPE, TAG, IntentExample, SlotExample, check_text, wrong_type
 from zhaiju.data.formats import JSONL_SUFFIXES, ReadLog
-from zhaiju.data.jsonstream import JSONStream, open_text, parse_json_line, wrong_encoding
+from zhaiju.data.jsonstream import JSONStream, open_text, parse_json_line, read_lines
 from zhaiju.errors import DataError, verbatim
 
 BIO = Literal["strict", "repair"]
@@ -157,15 +157,11 @@ def _first_names(path: Path) -> Iterable[str]:
             raw = next(cursor.items(), None)
             return raw if isinstance(raw, dict) else ()
         names = []
-        if first == "{":
-            cursor.expect("{")
-            more = cursor.peek() != "}"
-            while more:
-                names.append(cursor.key())
-                if cursor.peek() == "[":
-                    break
-                cursor.value()
-                more = cursor.expect(",}") == ","
+        for name in cursor.names() if first == "{" else ():
+            names.append(name)
+            if cursor.peek() == "[":
+                break
+            cursor.value()
         return names
 
 
@@ -337,20 +333,16 @@ def _json_rows(path: Path, of_object: Callable[[JSONStream], Iterator[_Row]] | N
 
 def _clinc_rows(path: Path, cursor: JSONStream, split: str | None) -> Iterator[_Row]:
     """The rows of one split, one by one; everything beside it is passed over."""
-    cursor.expect("{")
     splits: dict[str, None] = {}
-    more = cursor.peek() != "}"
-    while more:
-        name = cursor.key()
-        if cursor.peek() == "[":
-            inside = name.removeprefix("oos_")
-            splits[inside] = None
-            for index, pair in enumerate(cursor.items()):
-                if inside == split:
-                    yield f"{name}[{index}]", _pair(pair, name)
-        else:
+    for name in cursor.names():
+        if cursor.peek() != "[":
             cursor.value()
-        more = cursor.expect(",}") == ","
+            continue
+        inside = name.removeprefix("oos_")
+        splits[inside] = None
+        for index, pair in enumerate(cursor.items()):
+            if inside == split:
+                yield f"{name}[{index}]", _pair(pair, name)
     if split not in splits:
         problem = "the file has several splits and none is chosen" if split is None else "no such split"
         expected = f"one of {', '.join(splits)}" if splits else "a JSON list of rows, or the splits of CLINC150"
@@ -361,15 +353,6 @@ def _pair(value: object, name: str) -> dict[str, Any] | DataError:
     if not isinstance(value, list) or len(value) != 2:
         return wrong_type(value, None, "[text, intent]")
     return {"text": value[0], "intent": OUT_OF_SCOPE if name.startswith("oos_") else value[1]}
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """A text file's lines with their numbers; a `DataError` says why it cannot be read as UTF-8."""
-    with open_text(path) as stream:
-        try:
-            yield from enumerate(stream, 1)
-        except UnicodeDecodeError as error:
-            raise wrong_encoding(error, path) from None
 
 
 def _jsonl_rows(path: Path) -> Iterator[_Row]:

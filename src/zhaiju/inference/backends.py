@@ -23,6 +23,7 @@ import numpy.typing as npt
 from zhaiju.data.chunks import Chunk, arrays
 from zhaiju.errors import CheckpointError, ConfigError
 from zhaiju.modeling.checkpoint import GRAPHS
+from zhaiju.threads import wanted_threads
 
 if TYPE_CHECKING:
     from zhaiju.modeling.network import Network
@@ -104,7 +105,7 @@ class OnnxBackend:
         directory: A checkpoint directory that holds an exported graph (see `zhaiju.inference.export`).
         pad_id: Token to pad with; the attention mask hides it.
         precision: "fp32", or "int8" where a quantised graph was exported.
-        threads: CPU threads; 0: one a core.
+        threads: CPU threads; 0: see `zhaiju.threads`.
 
     Raises:
         CheckpointError: the files are not there, or do not belong together.
@@ -117,7 +118,7 @@ class OnnxBackend:
 
         self.pad_id = pad_id
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or wanted_threads()
         options.log_severity_level = 3
         # Threads that wait by spinning are many times slower as soon as another program wants a core too.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -154,7 +155,7 @@ class OpenVinoBackend:
         source: A checkpoint directory that holds an exported graph, or a network, which is converted first.
         pad_id: Token to pad with; the attention mask hides it.
         precision: "fp32", "bf16" (rounded as the graph is compiled), or "int8" where a quantised graph was exported.
-        threads: CPU threads; 0: one a core.
+        threads: CPU threads; 0: see `zhaiju.threads`.
 
     Raises:
         CheckpointError: the files are not there, or are no graph.
@@ -187,8 +188,7 @@ class OpenVinoBackend:
             "INFERENCE_PRECISION_HINT": "bf16" if precision != "fp32" and has_bf16 else "f32",
             "ENABLE_CPU_PINNING": False,  # the machine is not ours alone
         }
-        if threads:
-            settings["INFERENCE_NUM_THREADS"] = threads
+        settings["INFERENCE_NUM_THREADS"] = threads or wanted_threads()
         compiled = core.compile_model(model, "CPU", settings)
         self._inputs = [_named(entry, INPUTS) for entry in compiled.inputs]
         names = [_named(entry, SPAN_OUTPUTS) for entry in compiled.outputs]

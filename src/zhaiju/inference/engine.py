@@ -106,6 +106,8 @@ class Engine:
                 if decoding is not None:
                     yield from self._told(decoding.result(), progress)
                 decoding = executor.submit(decode, pool, logits)
+                if following.exception() is not None:  # what came before the fault is told first
+                    yield from self._told(decoding.result(), progress)
                 pool = following.result()
             if decoding is not None:
                 yield from self._told(decoding.result(), progress)
@@ -128,10 +130,11 @@ class Engine:
         for batch in by_budget([len(window) for window in windows], self.batch_tokens, waste=PADDING_TOLERATED):
             chunk = pad([windows[index] for index in batch], self.backend.pad_id, batch)
             logits = self.backend.run(chunk)
-            if not np.isfinite(logits).all():
-                raise CheckpointError("the weights give logits that are not finite numbers")
             for row, index in enumerate(batch):
-                results[index] = task.head.unpadded(logits[row], len(windows[index]))
+                found = task.head.unpadded(logits[row], len(windows[index]))
+                if not np.isfinite(found).all():
+                    raise CheckpointError("the weights give logits that are not finite numbers")
+                results[index] = found
             self.usage.windows += len(batch)
             self.usage.tokens += int(chunk.attention_mask.sum())
             self.usage.padded += chunk.attention_mask.size

@@ -221,8 +221,9 @@ def _labels_of(path: Path) -> tuple[str, ...]:
 
 def is_exported(where: str) -> bool:
     """Whether a checkpoint is a directory of graphs, without weights that PyTorch could load."""
-    return any((Path(where) / name).is_file() for name in GRAPHS.values()) and not any(
-        (Path(where) / name).exists() for name in ("model.safetensors", "model.safetensors.index.json")
+    # Unlike Path's methods, these take any text.
+    return any(os.path.isfile(os.path.join(where, name)) for name in GRAPHS.values()) and not any(
+        os.path.exists(os.path.join(where, name)) for name in ("model.safetensors", "model.safetensors.index.json")
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -67,8 +70,8 @@ def plain_state(model: nn.Module) -> dict[str, Any]:
     return state
 
 
-class PooledDropout(nn.Module):
-    """Dropout whose masks are slices of a pool, at random places: drawing a number for each value is dear on a CPU.
+class QuickDropout(nn.Module):
+    """Dropout that is fast on a CPU: its masks are made from random bytes. Elsewhere PyTorch's own.
 
     Args:
         p: Probability that a value is dropped.
@@ -77,29 +80,62 @@ class PooledDropout(nn.Module):
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
-        kept = torch.rand(POOL, generator=torch.Generator().manual_seed(0)) >= p
-        self.masks = kept.to(torch.bfloat16)
+
+    def kept(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A mask on the CPU, 1 for what is kept and 0 for what is dropped; not to be changed.
+
+        A byte is drawn for each value, eight at a time, and compared with a threshold. Where `p` is no multiple of
+        1/256 the threshold is itself drawn, so that `p` is met exactly.
+        """
+        count = math.prod(shape)
+        whole, rest = divmod(self.p * 256, 1)
+        threshold = int(whole) + int(float(torch.rand(())) < rest)
+        numbers = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(1 << 63), None)
+        return (numbers.view(torch.uint8)[:count] >= threshold).to(dtype).view(*shape)
 
     def forward(self, values: Tensor) -> Tensor:
         """Drop and rescale, in training only."""
         if not self.training or not self.p:
             return values
-        count = values.numel()
-        if count >= POOL or values.device.type != "cpu":
+        if values.device.type != "cpu":
             return F.dropout(values, self.p)
+        return (values * self.kept(values.shape, values.dtype)).mul_(1 / (1 - self.p))
+
+
+class PooledDropout(QuickDropout):
+    """Dropout whose masks are slices of a pool, at random places: no number is drawn for a value at all.
+
+    Args:
+        p: Probability that a value is dropped.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__(p)
+        kept = torch.rand(POOL, generator=torch.Generator().manual_seed(0)) >= p
+        self.masks = kept.to(torch.bfloat16)
+
+    def kept(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """A slice of the pool, in bf16; of more values than it holds a fresh mask."""
+        count = math.prod(shape)
+        if count >= POOL:
+            return super().kept(shape, dtype)
         start = int(torch.randint(POOL - count, ()))
-        return (values * self.masks[start : start + count].view(values.shape)).mul_(1 / (1 - self.p))
+        return self.masks[start : start + count].view(*shape)
+
+
+def quick_dropout(module: nn.Module) -> None:
+    """Replace each `Dropout` of a module by one that is fast on a CPU."""
+    _replace(module, QuickDropout)
 
 
 def pool_dropout(module: nn.Module) -> None:
     """Replace each `Dropout` of a module; those of one probability share a pool."""
-    pools: dict[float, PooledDropout] = {}
+    _replace(module, lru_cache(PooledDropout))
 
-    def replace(parent: nn.Module) -> None:
-        for name, child in parent.named_children():
-            if isinstance(child, nn.Dropout):
-                setattr(parent, name, pools.setdefault(child.p, PooledDropout(child.p)))
-            else:
-                replace(child)
 
-    replace(module)
+def _replace(parent: nn.Module, make: Callable[[float], nn.Module]) -> None:
+    for name, child in parent.named_children():
+        if isinstance(child, nn.Dropout):
+            setattr(parent, name, make(child.p).train(child.training))
+        else:
+            _replace(child, make)

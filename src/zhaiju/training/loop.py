@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,13 @@ from zhaiju.modeling.parts import is_parametrised
 from zhaiju.tasks.base import Item, Task
 
 TRIM_STEPS = 20
+SECTIONS = ("collating", "forward", "backward", "optimiser", "averaging", "giving memory back")  # of a step
+
+Section = Callable[[str], AbstractContextManager[None]]
+
+
+def _untimed(name: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +133,7 @@ class Loop:
         self.settings = settings
         self.evaluate = evaluate
         self.pad_id = pad_id
+        self.section: Section = _untimed  # entered around each part of a step, and around making items
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         optimizer = torch.optim.AdamW(_parameter_groups(network, settings.weight_decay), lr=settings.lr, fused=True)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
@@ -217,7 +225,8 @@ class Loop:
         settings = self.settings
         first = True
         while not self.finished:
-            items = self.items(self.epoch)
+            with self.section("items"):
+                items = self.items(self.epoch)
             batches = for_epoch(
                 [item.size for item in items],
                 settings.batch_tokens,
@@ -277,33 +286,41 @@ class Loop:
             parameters["lr"] = lr
         self.network.train()
         targets = sum(item.targets for items in group for item in items)
-        loss, tokens, padded = 0.0, 0, 0
+        total: Any = 0.0  # read once: on a GPU, reading waits for it
+        tokens = padded = 0
         for place, items in enumerate(group):
-            batch = collate(items, self.task.head, self.pad_id)
+            with self.section("collating"):
+                batch = collate(items, self.task.head, self.pad_id)
             wait = self.accelerator.no_sync(self.network) if place < len(group) - 1 else nullcontext()
+            autocast = torch.autocast(
+                self.accelerator.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
+            )
             with wait:
-                with torch.autocast(
-                    self.accelerator.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
-                ):
+                with self.section("forward"), autocast:
                     part = self.network(batch, self.settings.label_smoothing) / targets
-                self.accelerator.backward(part)
-            loss += float(part.detach())
+                with self.section("backward"):
+                    self.accelerator.backward(part)
+            total = total + part.detach().double()
             tokens += batch.tokens[0]
             padded += batch.tokens[1]
+        loss = float(total)
         if not np.isfinite(loss):
             raise TrainingError(
                 f"the loss of step {self.step + 1} is {loss}; try a lower learning rate (now {lr:.2g}), "
                 "more warm-up, or precision fp32"
             )
         norm = 0.0
-        if self.settings.clip:
-            norm = float(self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.clip))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        with self.section("optimiser"):
+            if self.settings.clip:
+                norm = float(self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.clip))
+            self.optimizer.step()
+            self.optimizer.zero_grad()
         self.step += 1
-        self._follow()
+        with self.section("averaging"):
+            self._follow()
         if self.step % TRIM_STEPS == 0:
-            trim()
+            with self.section("giving memory back"):
+                trim()
         self.position += 1
         epoch = self.epoch + self.position / groups
         return Stepped(

@@ -41,18 +41,23 @@ from safetensors import SafetensorError
 
 from zhaiju import files
 from zhaiju.config import TrainSettings, differences, load_settings
-from zhaiju.data.examples import QAExample
+from zhaiju.data.cache import Source
+from zhaiju.data.cache import keep as keep_tokens
+from zhaiju.data.examples import QAExample, SlotExample
 from zhaiju.data.formats import ReadLog, load_contexts
 from zhaiju.data.readers import paragraphs_of, read_examples
 from zhaiju.errors import ConfigError, DataError
 from zhaiju.inference.backends import TorchBackend
 from zhaiju.inference.calibrate import MOST_EXAMPLES, calibrate, calibration_record
 from zhaiju.inference.engine import Engine, make_engine
+from zhaiju.modeling.attention import quick_attention
 from zhaiju.modeling.checkpoint import Checkpoint, Meta, Shape, from_scratch, load, save, save_calibration
 from zhaiju.modeling.initialise import discriminant_head, freeze_embeddings, mean_pooling
-from zhaiju.modeling.parts import pool_dropout, sum_token_types
+from zhaiju.modeling.memory import recompute_activations
+from zhaiju.modeling.parts import pool_dropout, quick_dropout, sum_token_types
 from zhaiju.tasks import make_task
 from zhaiju.tasks.base import Task
+from zhaiju.threads import settle
 from zhaiju.training.evaluate import evaluate
 from zhaiju.training.loop import Evaluated, Event, Loop, Stepped
 from zhaiju.training.names import distinct
@@ -267,44 +272,7 @@ def _train(
     on_progress: Callable[[int], None] | None,
 ) -> RunResult:
     resumed = _claim(run, task_name, settings, data, overwrite=overwrite)
-    torch.set_num_threads(settings.threads or os.cpu_count() or 1)
-    torch.manual_seed(settings.seed)
-    labels = labels_of(task_name, data.train)
-    task = make_task(task_name, labels=labels, **asdict(settings))
-    checkpoint = _start(task_name, settings, data, resumed, labels)
-    pad_id = checkpoint.encoding.pad_id
-    if resumed is None and task_name == "intent":
-        _first_weights(checkpoint, task, settings, data)
-    if settings.hints and settings.scratch:
-        sum_token_types(checkpoint.network)
-    if settings.pooled_dropout:
-        pool_dropout(checkpoint.network)
-    if settings.freeze_embeddings:
-        freeze_embeddings(checkpoint.network)
-    engine = Engine(
-        TorchBackend(checkpoint.network, pad_id=pad_id, precision=settings.precision),
-        checkpoint.encoding,
-        batch_tokens=settings.batch_tokens,
-    )
-
-    known = [example for example in data.train if example.missing(task_name) is None][: settings.eval_train]
-
-    def judge() -> dict[str, float]:
-        report = evaluate(engine, task, data.dev, progress=on_progress)[0]
-        if known:
-            seen, _ = evaluate(engine, task, known)
-            report |= {f"train_{name}": seen[name] for name in (task.primary_metric, "loss") if name in seen}
-        return report
-
-    loop = Loop(
-        checkpoint.network,
-        task,
-        data.train,
-        checkpoint.encoding,
-        settings,
-        evaluate=judge,
-        pad_id=pad_id,
-    )
+    checkpoint, loop = assemble(task_name, settings, data, resumed, on_progress=on_progress)
     if resumed is not None:
         loop.load_state_dict(torch.load(resumed / STATE_FILE, weights_only=True, map_location="cpu"))
         if loop.best_step:  # a kill may have come between writing the checkpoint and pointing at it
@@ -338,6 +306,76 @@ def _train(
         _conclude(run, task_name, settings, data, on_progress)
     files.write_text(run / "README.md", model_card(task_name, settings, data, result))
     return result
+
+
+def assemble(
+    task_name: str,
+    settings: TrainSettings,
+    data: TrainData,
+    resumed: Path | None = None,
+    *,
+    on_progress: Callable[[int], None] | None = None,
+) -> tuple[Checkpoint, Loop]:
+    """A network and the loop that trains it, as the settings say.
+
+    Args:
+        task_name: A key of TASKS.
+        settings: The settings.
+        data: From `load_train_data`.
+        resumed: A checkpoint of the same training to start from; the loop's state is not loaded.
+        on_progress: Called with the number of dev examples done during evaluations.
+    """
+    settle(settings.threads)
+    torch.manual_seed(settings.seed)
+    labels = labels_of(task_name, data.train)
+    task = make_task(task_name, labels=labels, **asdict(settings))
+    checkpoint = _start(task_name, settings, data, resumed, labels)
+    if settings.token_cache:
+        keep_tokens(checkpoint.encoding, _sources(data))
+    pad_id = checkpoint.encoding.pad_id
+    if resumed is None and task_name == "intent":
+        _first_weights(checkpoint, task, settings, data)
+    if settings.hints and settings.scratch:
+        sum_token_types(checkpoint.network)
+    quick_attention(checkpoint.network.model)
+    (pool_dropout if settings.pooled_dropout else quick_dropout)(checkpoint.network)
+    if settings.freeze_embeddings:
+        freeze_embeddings(checkpoint.network)
+    if settings.activation_checkpointing:
+        recompute_activations(checkpoint.network.model)
+    engine = Engine(
+        TorchBackend(checkpoint.network, pad_id=pad_id, precision=settings.precision),
+        checkpoint.encoding,
+        batch_tokens=settings.batch_tokens,
+    )
+
+    known = [example for example in data.train if example.missing(task_name) is None][: settings.eval_train]
+
+    def judge() -> dict[str, float]:
+        report = evaluate(engine, task, data.dev, progress=on_progress)[0]
+        if known:
+            seen, _ = evaluate(engine, task, known)
+            report |= {f"train_{name}": seen[name] for name in (task.primary_metric, "loss") if name in seen}
+        return report
+
+    return checkpoint, Loop(
+        checkpoint.network,
+        task,
+        data.train,
+        checkpoint.encoding,
+        settings,
+        evaluate=judge,
+        pad_id=pad_id,
+    )
+
+
+def _sources(data: TrainData) -> Iterator[Source]:
+    """All that a training tokenises."""
+    for example in (*data.train, *data.dev):
+        if isinstance(example, SlotExample):
+            yield example.tokens
+        else:
+            yield from example.texts
 
 
 def _conclude(

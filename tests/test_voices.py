@@ -147,6 +147,16 @@ def test_a_candidate_that_is_no_paragraph_of_the_corpus_is_weighed_too():
     assert table("燈塔", ["新的燈塔。"], among=TEXTS)["units"][0] > 0
 
 
+def test_many_paragraphs_count_as_few_do_and_are_not_all_kept(monkeypatch):
+    texts = [f"港口{place % 7}，船{place % 3}" for place in range(50)] + TEXTS
+    expected = Voices(texts).table("港口3的船和燈塔", texts)
+    monkeypatch.setattr(voices, "BLOCK", 8)
+    monkeypatch.setattr(voices, "KEPT", 5)
+    made = Voices(texts)
+    assert len(made._texts) == 5
+    assert made.table("港口3的船和燈塔", texts) == pytest.approx(expected)
+
+
 ODD = st.text(st.characters(codec=None, exclude_categories=()), max_size=24) | st.text(
     st.sampled_from("貓狗魚猫aAé1٣Σςß 。，？「」《》\n\0\ud800İｂ𠀀한\u0301誰什麼哪一年ﷺ"), max_size=24
 )

@@ -51,6 +51,8 @@ VOICES = (
     "pairs, share",  # share of the rarity of the question's pairs that is there at all
 )
 REACH = 16.0  # characters at which a word counts e times less for `nearness`
+KEPT = 4096  # paragraphs that are kept cut up; others are cut again when they are candidates
+BLOCK = 1024
 RIDGE = 3.0
 STEPS = 100
 
@@ -100,22 +102,22 @@ class Voices:
     """
 
     def __init__(self, texts: Sequence[str], *, progress: Callable[[int], None] = lambda done: None) -> None:
+        self.count = len(texts)
         self._texts: dict[str, _Text] = {}
-        cut = []
-        for text in texts:
-            if text not in self._texts:
-                self._texts[text] = _cut(_plain(text))
-            cut.append(self._texts[text])
-            progress(1)
-        self.count = len(cut)
-        self._found: dict[str, tuple[Ints, Ints]] = {}
-        self._mean: dict[str, float] = {}
-        for kind in _KINDS:
-            every = [np.unique(text.terms[kind].names) for text in cut]
-            terms, counts = np.unique(np.concatenate([*every, np.zeros(0, np.int64)]), return_counts=True)
-            self._found[kind] = terms, counts.astype(np.int64)
-            total = sum(len(text.terms[kind].names) for text in cut)
-            self._mean[kind] = total / max(1, self.count) or 1.0
+        self._found = {kind: (np.zeros(0, np.int64), np.zeros(0, np.int64)) for kind in _KINDS}
+        total = dict.fromkeys(_KINDS, 0)
+        for start in range(0, len(texts), BLOCK):
+            cut = []
+            for text in texts[start : start + BLOCK]:
+                cut.append(self._texts.get(text) or _cut(_plain(text)))
+                if len(self._texts) < KEPT:
+                    self._texts[text] = cut[-1]
+                progress(1)
+            for kind in _KINDS:
+                names = [text.terms[kind].names for text in cut]
+                total[kind] += sum(map(len, names))
+                self._found[kind] = _counted(*self._found[kind], [np.unique(one) for one in names])
+        self._mean = {kind: total[kind] / max(1, self.count) or 1.0 for kind in _KINDS}
 
     def table(self, question: str, texts: Sequence[str]) -> Floats:
         """What each voice says of each candidate: float64 [texts, len(VOICES)].
@@ -328,6 +330,14 @@ def _distinct(names: Ints) -> Ints:
     """Each name once, in the order in which they come first."""
     _, first = np.unique(names, return_index=True)
     return names[np.sort(first)]
+
+
+def _counted(known: Ints, counts: Ints, more: Sequence[Ints]) -> tuple[Ints, Ints]:
+    """Terms in order and in how many paragraphs each is, with those of more paragraphs."""
+    terms, place = np.unique(np.concatenate([known, *more]), return_inverse=True)
+    added = np.bincount(place[len(known) :], minlength=len(terms))
+    added[place[: len(known)]] += counts
+    return terms, added
 
 
 def _first_of_each(words: Sequence[str], classes: Sequence[int]) -> tuple[list[str], list[int]]:

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -25,6 +25,7 @@ from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError, 
 if TYPE_CHECKING:
     from zhaiju.corpus.ask import Answer, Quote, Searchable
     from zhaiju.corpus.index import Embedding
+    from zhaiju.corpus.voices import Weights
     from zhaiju.data.examples import QAExample, ReadPrediction
     from zhaiju.data.formats import ReadLog
     from zhaiju.data.readers import Examples
@@ -722,12 +723,17 @@ def predict(
     _print_figures(str(output), report, as_json)
 
 
-def _lexical(context: Path) -> Lexical:
-    """BM25 over all paragraphs of a context file."""
+def _lexical(context: Path, weights: Weights | None) -> Lexical:
+    """Lexical scores over all paragraphs of a context file: the voices' where they have weights, else BM25's."""
     from zhaiju.corpus.lexical import scores_of
+    from zhaiju.corpus.voices import voices_of
     from zhaiju.data.formats import load_contexts
 
-    return scores_of(load_contexts(context))
+    contexts = load_contexts(context)
+    if weights is None:
+        return scores_of(contexts)
+    with ui.progress("cutting paragraphs into words", len(contexts)) as advance:
+        return voices_of(contexts, weights, progress=advance)
 
 
 def _threshold(checkpoint: Checkpoint) -> float:
@@ -769,12 +775,12 @@ def answer(
     ] = None,
     k: Annotated[int | None, typer.Option(help="Paragraphs to read. Default: as fitted, else 1.", min=1)] = None,
     prefilter: Annotated[
-        int | None, typer.Option(help="Have the selector score only this many, by BM25. Default: all.", min=1)
+        int | None, typer.Option(help="Have the selector score only this many, by their words. Default: all.", min=1)
     ] = None,
     certain: Annotated[
         float | None,
         typer.Option(
-            help="Have it score two first, by BM25, and no more where one of them is at least this likely, 0.5 to 1.",
+            help="Have it score two first, by their words, and no more where one is at least this likely, 0.5 to 1.",
             min=0.5,
             max=1,
         ),
@@ -797,6 +803,7 @@ def answer(
     as_json: AsJson = False,
 ) -> None:
     """Select a paragraph, read the answer in it, and write the answers. Labelled questions are also scored."""
+    from zhaiju.corpus.voices import Weights
     from zhaiju.inference.answer import PIPELINE, Answerer, Joint, Shortcuts, load_joint, save_joint
     from zhaiju.training import evaluate as evaluation
 
@@ -814,24 +821,31 @@ def answer(
     _check_output(output, details)
     examples = _open_examples("read", questions, context, skip_faulty)
     reading, checkpoint = _load(reader, "read", window, overlap, backend, precision, batch_tokens)
-    selecting = where = select_task = None
+    selecting = where = select_task = weights = fitted = None
     if selector is not None:
         selecting, chosen = _load(selector, "select", window, overlap, backend, precision, batch_tokens)
         where, select_task = chosen.where, chosen.task("select")
+        weights = Weights.load(where)
+    if where is not None and not fit and not pipeline:
+        fitted = load_joint(checkpoint.where, where, voices=weights is not None)
+        if fitted is None and weights is not None and (fitted := load_joint(checkpoint.where, where)):
+            weights = None  # fitted with BM25's scores, before there were others
     task = checkpoint.task("read", max_answer_chars=max_answer_chars)
+    unfitted = Joint() if weights is None else Joint(lexical=1.0, selector=weights.selector)
+    lexical = shortcuts != Shortcuts() or (not pipeline and (weights is not None or selector == "starter"))
     answerer = Answerer(
         reading,
         selecting,
         read_task=task,
         select_task=select_task,
-        joint=PIPELINE if pipeline else None,
-        lexical=_lexical(context) if selector == "starter" or shortcuts != Shortcuts() else None,
+        joint=PIPELINE if pipeline else fitted or unfitted,
+        lexical=_lexical(context, weights) if lexical else None,
         shortcuts=shortcuts,
     )
     if fit is not None:
         labelled = _read_examples("read", fit, context, skip_faulty)
         with _reading(fit), ui.progress("fitting k and λ", len(labelled)) as advance:
-            joint, grid = answerer.fit(labelled, progress=advance)
+            joint, grid = answerer.fit(labelled, base=None if weights is None else unfitted, progress=advance)
         best = next(entry for entry in grid if (entry["k"], entry["weight"]) == (joint.k, joint.weight))
         about = {
             "fitted_on": fit.name,
@@ -840,19 +854,16 @@ def answer(
             "f1": best["f1"],
             "pipeline_em": grid[0]["em"],
         }
-        kept = save_joint(checkpoint.where, where or "", joint, about)
+        kept = save_joint(checkpoint.where, where or "", joint, about, voices=weights is not None)
         ui.note(
             f"k {joint.k}, λ {joint.weight:g}: EM {best['em']:.4f} on {fit}, "
             f"pipeline {grid[0]['em']:.4f}; kept in {kept}"
         )
-    elif not pipeline and where is not None:
-        fitted = load_joint(checkpoint.where, where)
-        if fitted is None and k is None and weight is None:
-            ui.note("k and λ were not fitted for this pair (see --fit); the selector alone decides")
-        answerer.joint = fitted or Joint()
+    elif where is not None and not pipeline and fitted is None and k is None and weight is None:
+        ui.note("k and λ were not fitted for this pair (see --fit); the selector alone decides")
     if k is not None or weight is not None:
         now = answerer.joint
-        answerer.joint = Joint(now.k if k is None else k, now.weight if weight is None else weight, now.lexical)
+        answerer.joint = replace(now, k=now.k if k is None else k, weight=now.weight if weight is None else weight)
     tally = evaluation.Tally(task, reading.encoding)
     count = right = 0
     shown: list[tuple[QAExample, ReadPrediction]] = []

@@ -117,7 +117,11 @@ def _composed(text: str) -> str:
 
 def _codes(text: str) -> _Codes:
     """Code points of the folded text, 0 for what is no letter or digit: uint32 [characters]."""
-    codes = np.frombuffer(fold(text).encode("utf-32-le"), dtype="<u4")
+    return _folded_codes(fold(text))
+
+
+def _folded_codes(folded: str) -> _Codes:
+    codes = np.frombuffer(folded.encode("utf-32-le"), dtype="<u4")
     distinct, place = np.unique(codes, return_inverse=True)
     return np.fromiter(map(_plain, distinct.tolist()), np.uint32, len(distinct))[place]
 

@@ -4,9 +4,10 @@ Each of the `k` likeliest paragraphs is read, and their spans are ranked by
 `weight * log p(paragraph) + span logit`. `k` and `weight` (λ) are fitted on labelled questions and kept with the
 reader. `k = 1` is the hard pipeline of the course report: what the selector chose is read, whatever comes of it.
 
-Where the paragraphs come with lexical scores (BM25's), `lexical` times these is added to the selector's logits: the two
-err on different questions. The same scores can spare the selector work: `Shortcuts` has it look at the likeliest few
-only, and stop where two of these leave no doubt.
+Where the paragraphs come with lexical scores, `lexical` times these is added to `selector` times the selector's logits:
+the two err on different questions. There are two kinds, each with weights of its own: BM25's, which any search has at
+hand, and the weighted sum of `zhaiju.corpus.voices`, which has a logit's scale. The same scores can spare the selector
+work: `Shortcuts` has it look at the likeliest few only, and stop where two of these leave no doubt.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from zhaiju.tasks.base import Task, log_softmax
 from zhaiju.tasks.metrics import course
 
 JOINT_FILE = "answer.json"
+VOICES_FILE = "voices.json"  # beside a selector, by `zhaiju.corpus.voices`
+VOICES = "voices"  # under this name the file keeps what was fitted with them
 POOL_QUESTIONS = 512  # two pools of the engine, so that it tokenises, computes and decodes side by side
 FIRST_LOOK = 2
 UNSEEN = -1e4  # the score of a paragraph that was ruled out unseen
@@ -48,12 +51,14 @@ class Joint:
     Attributes:
         k: Paragraphs to read.
         weight: λ, the weight of the paragraph's log-probability.
-        lexical: Weight of the paragraphs' lexical scores beside the selector's logits.
+        lexical: Weight of the paragraphs' lexical scores.
+        selector: Weight of the selector's logits where there are lexical scores.
     """
 
     k: int = 1
     weight: float = 0.0
     lexical: float = 0.0
+    selector: float = 1.0
 
     def __post_init__(self) -> None:
         if type(self.k) is not int or self.k < 1:
@@ -62,6 +67,8 @@ class Joint:
             raise ConfigError(f"weight (λ) is {self.weight!r}, expected a number of at least 0")
         if not isinstance(self.lexical, int | float) or not 0 <= self.lexical < np.inf:
             raise ConfigError(f"lexical is {self.lexical!r}, expected a number of at least 0")
+        if not isinstance(self.selector, int | float) or not 0 <= self.selector < np.inf:
+            raise ConfigError(f"selector is {self.selector!r}, expected a number of at least 0")
 
 
 PIPELINE = Joint()
@@ -160,7 +167,7 @@ class Answerer:
         """For each example the selection and what was read in its `joint.k` likeliest paragraphs, likeliest first."""
         selections: list[SelectPrediction | None] = [None] * len(pool)
         if self.selector is not None:
-            selections = list(self.select(pool, joint.lexical))
+            selections = list(self.select(pool, joint))
         wanted = [
             list(range(len(example.contexts)))
             if selected is None
@@ -180,8 +187,8 @@ class Answerer:
         for example, selected, indices in zip(pool, selections, wanted, strict=True):
             yield example, selected, [replace(next(readings), index=index) for index in indices]
 
-    def select(self, pool: Sequence[QAExample], weight: float) -> Iterator[SelectPrediction]:
-        """The selector's choice for each example, lexical scores added with a weight.
+    def select(self, pool: Sequence[QAExample], joint: Joint) -> Iterator[SelectPrediction]:
+        """The selector's choice for each example, lexical scores added with their weight.
 
         Raises:
             ConfigError: there is no selector.
@@ -194,7 +201,7 @@ class Answerer:
         else:
             found = self._shortcut(pool, lexical)
         for example, selected, scores in zip(pool, found, lexical, strict=True):
-            yield selected if scores is None else mix(example, selected, scores, weight)
+            yield selected if scores is None else mix(example, selected, scores, joint)
 
     def _shortcut(
         self, pool: Sequence[QAExample], lexical: Sequence[Sequence[float] | None]
@@ -239,12 +246,17 @@ class Answerer:
             scores[at][wanted[at]] = selected.scores
 
     def fit(
-        self, examples: Iterable[QAExample], *, progress: Progress | None = None
+        self, examples: Iterable[QAExample], *, base: Joint | None = None, progress: Progress | None = None
     ) -> tuple[Joint, list[dict[str, Any]]]:
         """Find the `k` and λ with the best EM (then F1) by the course's definition on labelled questions.
 
         Before them, where there are lexical scores, their weight: the one under which the right paragraphs are
         likeliest.
+
+        Args:
+            examples: The questions.
+            base: Has the weights of lexical scores and selector, if they are not to be fitted.
+            progress: Called with the number of examples done since the last call.
 
         Returns:
             The best, which this answerer then uses, and the whole grid: `k`, `weight`, `em`, `f1` each. Of equal
@@ -256,11 +268,11 @@ class Answerer:
         if self.selector is None:
             raise ConfigError("there is no selector whose weight could be fitted")
         examples = list(examples)
-        lexical = self._fit_lexical(examples)
+        base = base or Joint(lexical=self._fit_lexical(examples))
         source = iter(examples)
         read = []
         while pool := list(islice(source, POOL_QUESTIONS)):
-            read += list(self.readings(pool, Joint(MOST_PARAGRAPHS, 0.0, lexical)))
+            read += list(self.readings(pool, replace(base, k=MOST_PARAGRAPHS)))
             if progress is not None:
                 progress(len(pool))
         if not any(example.gold for example, _, _ in read):
@@ -268,7 +280,7 @@ class Answerer:
         grid = []
         for k in range(1, MOST_PARAGRAPHS + 1):
             for weight in WEIGHTS if k > 1 else (0.0,):
-                joint = Joint(k, weight, lexical)
+                joint = replace(base, k=k, weight=weight)
                 scores = [
                     course(join(example, selected, readings[:k], joint).answer, example.gold)
                     for example, selected, readings in read
@@ -277,7 +289,7 @@ class Answerer:
                 em, f1 = np.mean(scores, axis=0)
                 grid.append({"k": k, "weight": weight, "em": float(em), "f1": float(f1)})
         best = max(grid, key=lambda entry: (entry["em"], entry["f1"], -entry["k"], -entry["weight"]))
-        self.joint = Joint(int(best["k"]), best["weight"], lexical)
+        self.joint = replace(base, k=int(best["k"]), weight=best["weight"])
         return self.joint, grid
 
     def _fit_lexical(self, examples: Sequence[QAExample]) -> float:
@@ -286,7 +298,7 @@ class Answerer:
             return 0.0
         rows = [
             (np.asarray(selected.scores), np.asarray(self.lexical(example)), example.relevant)
-            for example, selected in zip(known, self.select(known, 0.0), strict=True)
+            for example, selected in zip(known, self.select(known, PIPELINE), strict=True)
         ]
 
         def likelihood(weight: float) -> float:
@@ -295,10 +307,11 @@ class Answerer:
         return max(LEXICAL, key=likelihood)
 
 
-def mix(example: QAExample, selected: SelectPrediction, lexical: Sequence[float], weight: float) -> SelectPrediction:
-    """A selector's prediction with `weight` times lexical scores added to its logits."""
+def mix(example: QAExample, selected: SelectPrediction, lexical: Sequence[float], joint: Joint) -> SelectPrediction:
+    """A selector's prediction with lexical scores added to its logits, both with their weights."""
     own = np.asarray(selected.scores, dtype=np.float64)
-    return _selection(example, np.where(own > UNSEEN, own + weight * np.asarray(lexical, dtype=np.float64), UNSEEN))
+    both = joint.selector * own + joint.lexical * np.asarray(lexical, dtype=np.float64)
+    return _selection(example, np.where(own > UNSEEN, both, UNSEEN))
 
 
 def _selection(example: QAExample, scores: Any) -> SelectPrediction:
@@ -374,7 +387,7 @@ def _pair(reader: str, selector: str) -> str:
     return name if temperatures == [1.0, 1.0] else f"{name} at {temperatures[0]:g} and {temperatures[1]:g}"
 
 
-def save_joint(reader: str, selector: str, joint: Joint, about: dict[str, Any]) -> Path:
+def save_joint(reader: str, selector: str, joint: Joint, about: dict[str, Any], *, voices: bool = False) -> Path:
     """Keep a pair's `k` and λ in the reader's checkpoint, under the fingerprint of the selector's weights.
 
     Both temperatures are part of it: calibrated anew, the pair is to be fitted anew.
@@ -384,6 +397,8 @@ def save_joint(reader: str, selector: str, joint: Joint, about: dict[str, Any]) 
         selector: The selector's checkpoint directory or hub id.
         joint: What was fitted.
         about: What it was fitted on, for the record.
+        voices: Whether its lexical scores are those of `zhaiju.corpus.voices`; else BM25's, or none. Both are kept
+            side by side: {k, weight, lexical, …, "voices": {k, weight, lexical, selector, …}}.
 
     Raises:
         ConfigError: the reader is a hub id, not a directory.
@@ -392,20 +407,39 @@ def save_joint(reader: str, selector: str, joint: Joint, about: dict[str, Any]) 
         raise ConfigError(f"{reader} is not a directory, so k and λ cannot be kept with it; download it to one")
     path = Path(reader) / JOINT_FILE
     pairs = _pairs(path)
-    pairs[_pair(reader, selector)] = asdict(joint) | about
+    pair = _pair(reader, selector)
+    before = pairs[pair] if isinstance(pairs.get(pair), dict) else {}
+    ours = asdict(joint) | about
+    if voices:
+        pairs[pair] = before | {VOICES: ours}
+    else:
+        pairs[pair] = ours | {name: kept for name, kept in before.items() if name == VOICES}
     files.write_json(path, pairs)
     return path
 
 
-def load_joint(reader: str, selector: str) -> Joint | None:
-    """The `k` and λ that were fitted for this very pair, or None."""
+def load_joint(reader: str, selector: str, *, voices: bool = False) -> Joint | None:
+    """The `k` and λ that were fitted for this very pair, or None.
+
+    Args:
+        reader: The reader's checkpoint directory or hub id.
+        selector: The selector's.
+        voices: Those for the scores of `zhaiju.corpus.voices`; else those for BM25's, or none.
+
+    Raises:
+        ConfigError: the file is not what `save_joint` writes.
+    """
     path = Path(reader) / JOINT_FILE
     entry = _pairs(path).get(_pair(reader, selector))
-    if entry is None:
-        return None
     try:
-        return Joint(entry["k"], entry["weight"], entry.get("lexical", 0.0))
-    except (ConfigError, KeyError, TypeError) as error:
+        if voices:
+            entry = None if entry is None else entry.get(VOICES)
+        elif entry is not None and set(entry) == {VOICES}:
+            entry = None
+        if entry is None:
+            return None
+        return Joint(entry["k"], entry["weight"], entry.get("lexical", 0.0), entry.get("selector", 1.0))
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}; remove it and fit again") from None
 
 

@@ -2,7 +2,8 @@
 
 Trained on: DRCD's development set in the course layout, without whatever belongs to `public.json`; CMRC 2018's
 development and trial sets. Held out of it: the questions of a tenth of DRCD's articles, to choose the step by, to
-calibrate and to fit the weights of selector, reader and BM25.
+calibrate and to fit the weights of selector, reader and BM25. The voices (`zhaiju.corpus.voices`) are fitted on the
+same training questions, also with candidates that are harder to tell apart: `variants`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,20 @@ import numpy as np
 
 from zhaiju import files
 from zhaiju.corpus.lexical import BM25
+from zhaiju.data.examples import Context, QAExample
 from zhaiju.data.formats import ReadLog, load_contexts, read_qa
 
 CMRC = ("cmrc2018-dev.json", "cmrc2018-trial.json")
 DRCD = "drcd-dev.json"
 HELD_OUT = 10  # one article in so many
+NEAREST = 3  # wrong paragraphs of a variant that BM25 likes best
 WRONG = 4  # paragraphs that BM25 likes best beside the right one, for questions that come without candidates
 
 
 def prepare(data: Path, output: Path) -> dict[str, int]:
     """Write `context.json`, `train.json` and `dev.json` in the course layout.
+
+    Beside them `articles.json`: for each paragraph the title of its article in DRCD, null for those of CMRC 2018.
 
     Args:
         data: Folder with `course/` and `squad/`.
@@ -75,11 +81,51 @@ def prepare(data: Path, output: Path) -> dict[str, int]:
         "context": texts,
         "train": train,
         "dev": dev,
+        "articles": [articles.get(text) for text in texts],
     }
     output.mkdir(parents=True, exist_ok=True)
     for name, values in written.items():
         files.write_json(output / f"{name}.json", values)
     return {"paragraphs": len(texts), "train": len(train), "dev": len(dev), "kept_out": len(hidden)}
+
+
+def variants(prepared: Path, name: str) -> dict[str, list[QAExample]]:
+    """The prepared questions `name`, "train" or "dev", with several sets of candidates.
+
+    Args:
+        prepared: The folder that `prepare` wrote.
+        name: Which of its files.
+
+    Returns:
+        "given": DRCD's questions with the candidates that they came with; "nearest": with the three wrong paragraphs
+        of DRCD that BM25 likes best; "same article": with up to four of their own article; "CMRC 2018": that set's
+        questions as they were prepared. Questions without a wrong candidate are left out.
+
+    Raises:
+        DataError: a file is not what it should be.
+    """
+    contexts = load_contexts(prepared / "context.json")
+    titles = json.loads((prepared / "articles.json").read_text("utf-8"))
+    drcd = [context for context, title in zip(contexts, titles, strict=True) if title is not None]
+    title_of = dict(zip((context.text for context in contexts), titles, strict=True))
+    index = BM25([context.text for context in drcd])
+    result: dict[str, list[QAExample]] = {"given": [], "nearest": [], "same article": [], "CMRC 2018": []}
+    for example in read_qa(prepared / f"{name}.json", contexts=contexts):
+        own = example.context
+        if title_of[own.text] is None:
+            result["CMRC 2018"].append(example)
+            continue
+        result["given"].append(example)
+        order = np.argsort(-index.scores(example.question), kind="stable")
+        wrong = [drcd[place] for place in order.tolist() if drcd[place].text != own.text]
+        same = [context for context in wrong if title_of[context.text] == title_of[own.text]]
+        result["nearest"].append(_with(example, wrong[:NEAREST]))
+        result["same article"].append(_with(example, same[:WRONG]))
+    return {kind: [one for one in examples if len(one.contexts) > 1] for kind, examples in result.items()}
+
+
+def _with(example: QAExample, wrong: Sequence[Context]) -> QAExample:
+    return replace(example, contexts=(example.context, *wrong), relevant=0, answers=())
 
 
 def fingerprints(data: Path) -> dict[str, str]:

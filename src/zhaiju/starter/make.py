@@ -1,7 +1,8 @@
 """How the packaged starter models are made: `scripts/train_starter`.
 
 Everything that is fitted after the training (temperatures, the weights of selector, BM25 and reader, the judge of
-answers) is fitted on the questions held out of it. `public.json` is only ever used to report figures.
+answers) is fitted on the questions held out of it; the weights of the voices, which have nothing to learn by heart, on
+the training questions. `public.json` is only ever used to report figures.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -23,16 +24,19 @@ from zhaiju.config import load_settings
 from zhaiju.corpus.ask import Asker, Paragraphs, Trust, make_asker
 from zhaiju.corpus.documents import Paragraph
 from zhaiju.corpus.lexical import scores_of
+from zhaiju.corpus.voices import RIDGE, VOICES, Voices, Weights, voices_of
+from zhaiju.corpus.voices import fit as fit_logit
 from zhaiju.data.chunks import pad
-from zhaiju.data.examples import Context, QAExample
+from zhaiju.data.examples import Context, QAExample, SelectPrediction
 from zhaiju.data.formats import load_contexts, read_qa
 from zhaiju.errors import CheckpointError, ConfigError, ZhaijuError
-from zhaiju.inference.answer import load_joint, save_joint
+from zhaiju.inference.answer import Joint, load_joint, mix, save_joint
 from zhaiju.inference.calibrate import calibrate
-from zhaiju.inference.engine import make_engine
+from zhaiju.inference.engine import Engine, make_engine
 from zhaiju.inference.export import export_graph
 from zhaiju.modeling.checkpoint import Checkpoint, load, load_exported, save, save_calibration
-from zhaiju.starter.data import fingerprints, prepare
+from zhaiju.starter.data import fingerprints, prepare, variants
+from zhaiju.tasks.base import log_softmax
 from zhaiju.tasks.calibration import expected_calibration_error
 from zhaiju.tasks.metrics import course
 from zhaiju.training import run as training
@@ -44,6 +48,8 @@ WINDOWS = {"select": (256, 32), "read": (170, 40)}  # tokens and overlap at use;
 AGREE = 1e-3  # largest difference of logits between PyTorch and the graph
 KEEP = 0.97  # share of right answers on the held-out questions that the threshold lets through
 RISK = 0.5
+IMPORTANCE = {"given": 1.0, "nearest": 1.0, "same article": 1.0, "CMRC 2018": 0.5}  # of a question, for the voices
+SELECTOR = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25, 1.5, 2.0)
 
 
 def train(task: str, config: Path, data: Path, run: Path) -> None:
@@ -123,6 +129,108 @@ def fit(output: Path, data: Path) -> dict[str, Any]:
     return record
 
 
+def fit_voices(output: Path, prepared: Path) -> dict[str, Any]:
+    """Fit the voices on the training questions, then their selector's weight, k and λ on the held-out ones.
+
+    The selector's weight is the smallest whose loss is within one standard error of the best: its best step and its
+    temperature were chosen on the same questions, which overrates it there.
+
+    Returns:
+        What was found, for the card.
+    """
+    contexts = load_contexts(prepared / "context.json")
+    titles = json.loads((prepared / "articles.json").read_text("utf-8"))
+    known = {
+        source: Voices([one.text for one, title in zip(contexts, titles, strict=True) if (title is None) == cmrc])
+        for source, cmrc in (("DRCD", False), ("CMRC 2018", True))
+    }
+
+    def table(kind: str, example: QAExample) -> Any:
+        corpus = known.get(kind, known["DRCD"])
+        return corpus.table(example.question, [context.text for context in example.contexts])
+
+    taught = [(kind, one) for kind, examples in variants(prepared, "train").items() for one in examples]
+    weights = fit_logit(
+        [table(kind, one) for kind, one in taught],
+        [_relevant(one) for _, one in taught],
+        [IMPORTANCE[kind] for kind, _ in taught],
+    )
+    asked = {kind: examples for kind, examples in variants(prepared, "dev").items() if examples}
+    held = [(kind, one) for kind, examples in asked.items() for one in examples]
+    sums = [table(kind, one) @ weights for kind, one in held]
+    parts = {task: load_exported(output / task) for task in TASKS}
+    found = make_engine(parts["select"]).predict(parts["select"].task("select"), [one for _, one in held])
+    logits = [np.asarray(one.scores) for one in found]
+    right = [_relevant(one) for _, one in held]
+    rows = list(zip(sums, logits, right, strict=True))
+    losses = np.array([[-log_softmax(own + b * other)[place] for own, other, place in rows] for b in SELECTOR])
+    groups = np.unique([one.id for _, one in held], return_inverse=True)[1]
+    chosen, likeliest = least_within_error(losses, groups)
+    record: dict[str, Any] = {
+        "fitted_on": {kind: sum(one == kind for one, _ in taught) for kind in IMPORTANCE},
+        "importance": IMPORTANCE,
+        "ridge": RIDGE,
+        "selector_fitted_on": {kind: len(examples) for kind, examples in asked.items()},
+        "selector_likeliest": SELECTOR[likeliest],
+        "held_out": {},
+    }
+    for kind in asked:
+        of_kind = np.array([one == kind for one, _ in held])
+        record["held_out"][kind] = {"selector": _accuracy(logits, right, of_kind)} | {
+            f"voices + {b:g} selector": _accuracy(
+                [own + b * other for own, other in zip(sums, logits, strict=True)], right, of_kind
+            )
+            for b in sorted({0.0, SELECTOR[chosen], SELECTOR[likeliest]})
+        }
+    fitted = Weights(tuple(weights.tolist()), SELECTOR[chosen])
+    about = {name: record[name] for name in ("fitted_on", "selector_fitted_on", "selector_likeliest")}
+    about |= {"date": time.strftime("%Y-%m-%d", time.gmtime()), "zhaiju": version("zhaiju")}
+    fitted.save(output / "select", about)
+
+    answerer = make_asker(parts["read"], parts["select"], None, None).answerer
+    answerer.lexical = voices_of(
+        [one for one, title in zip(contexts, titles, strict=True) if title is not None], fitted
+    )
+    dev = list(read_qa(prepared / "dev.json", contexts=contexts))
+    joint, grid = answerer.fit(dev, base=Joint(lexical=1.0, selector=fitted.selector))
+    best = next(entry for entry in grid if (entry["k"], entry["weight"]) == (joint.k, joint.weight))
+    about = {"fitted_on": "held-out questions", "count": len(dev), "em": best["em"], "f1": best["f1"]}
+    save_joint(str(output / "read"), str(output / "select"), joint, about, voices=True)
+    record["weights"] = dict(zip(VOICES, fitted.voices, strict=True))
+    record["joint"] = {"k": joint.k, "weight": joint.weight, "lexical": joint.lexical, "selector": joint.selector}
+    record["joint"] |= about
+    return record
+
+
+def least_within_error(losses: Any, groups: Any) -> tuple[int, int]:
+    """The one-standard-error rule (Breiman et al., 1984).
+
+    Args:
+        losses: float64 [settings, rows], settings in order.
+        groups: int64 [rows]; rows of one group are one observation.
+
+    Returns:
+        The first setting whose mean loss is within one standard error (of the difference) of the best, and the best.
+    """
+    best = int(losses.mean(1).argmin())
+    for place, row in enumerate(losses):
+        gap = row - losses[best]
+        error = np.sqrt((np.bincount(groups, gap - gap.mean()) ** 2).sum()) / len(gap)
+        if gap.mean() <= error:
+            return place, best
+    raise AssertionError("the best is within any error of itself")
+
+
+def _relevant(example: QAExample) -> int:
+    assert example.relevant is not None
+    return example.relevant
+
+
+def _accuracy(scores: Sequence[Any], right: Sequence[int], wanted: Any) -> float:
+    hits = [int(np.argmax(row)) == place for row, place in zip(scores, right, strict=True)]
+    return float(np.asarray(hits)[wanted].mean())
+
+
 def examine(
     asker: Asker,
     examples: Sequence[QAExample],
@@ -152,6 +260,16 @@ def examine(
     return np.array(rows), np.array(right), np.array(confidence)
 
 
+class _Remembered:
+    """An engine that was asked already: gives for each example the prediction of the same id."""
+
+    def __init__(self, predictions: Sequence[SelectPrediction]) -> None:
+        self.predictions = {one.id: one for one in predictions}
+
+    def predict(self, task: Any, examples: Sequence[QAExample]) -> Iterator[SelectPrediction]:
+        return (self.predictions[example.id] for example in examples)
+
+
 class _Without:
     """Paragraphs without one of them."""
 
@@ -174,30 +292,43 @@ def report(output: Path, course_folder: Path) -> dict[str, Any]:
     }
     parts = {task: load_exported(output / task) for task in TASKS}
     engines = {task: make_engine(part) for task, part in parts.items()}
+    predictions = {}
     for task in TASKS:
-        figures[task] = evaluate(engines[task], parts[task].task(task), public)[0]
-    lexical = scores_of(contexts)
-    joint = load_joint(str(output / "read"), str(output / "select"))
+        figures[task], predictions[task] = evaluate(engines[task], parts[task].task(task), public)
+    weights = Weights.load(output / "select")
+    where = str(output / "read"), str(output / "select")
+    joint, with_voices = load_joint(*where), load_joint(*where, voices=True)
     trust = Trust.load(output / "read")
+    assert weights is not None
     assert joint is not None
+    assert with_voices is not None
     assert trust is not None
-    answerer = make_asker(parts["read"], parts["select"], joint, None).answerer
+    right = [_relevant(example) for example in public]
+    for name, lexical, weighed, mixed in (
+        ("bm25", scores_of(contexts), joint, "mix_bm25"),
+        ("voices", voices_of(contexts, weights), with_voices, "mix"),
+    ):
+        rows = [lexical(example) for example in public]
+        best_two = [
+            place in np.argsort(-np.asarray(row), kind="stable")[:2] for row, place in zip(rows, right, strict=True)
+        ]
+        both = [mix(*three, weighed).index for three in zip(public, predictions["select"], rows, strict=True)]
+        figures[name] = {"accuracy": _accuracy(rows, right, slice(None)), "best_two": float(np.mean(best_two))}
+        figures[mixed] = {"accuracy": float(np.mean(np.equal(both, right)))}
+    answerer = make_asker(parts["read"], parts["select"], with_voices, None).answerer
     answerer.lexical = lexical
-    pairs = list(zip(public, answerer.select(public, joint.lexical), strict=True))
-    figures["mix"] = {"accuracy": float(np.mean([one.index == example.relevant for example, one in pairs]))}
-    bm25 = [int(np.argmax(lexical(example))) == example.relevant for example in public]
-    figures["bm25"] = {"accuracy": float(np.mean(bm25))}
+    answerer.selector = cast(Engine, _Remembered(predictions["select"]))
     answers = list(answerer.predict(public))
     scores = [course(one.answer, example.gold) for example, one in zip(public, answers, strict=True)]
     figures["answer"] = {"em": float(np.mean(scores, 0)[0]), "f1": float(np.mean(scores, 0)[1])}
-    _, right, confidence = examine(make_asker(parts["read"], parts["select"], joint, trust), public, contexts)
+    _, exact, confidence = examine(make_asker(parts["read"], parts["select"], joint, trust), public, contexts)
     kept = confidence >= trust.threshold
     count = len(public)
     figures["abstention"] = {
-        "right_of_all": float(right[:count].mean()),
-        "right_kept": float(kept[:count][right[:count]].mean()),
+        "right_of_all": float(exact[:count].mean()),
+        "right_kept": float(kept[:count][exact[:count]].mean()),
         "abstained_without": float(1 - kept[count:].mean()),
-        "ece": expected_calibration_error(confidence, right),
+        "ece": expected_calibration_error(confidence, exact),
     }
     return figures
 
@@ -224,6 +355,8 @@ def card(output: Path, work: Path) -> str:
         f"| {entry['role']} | {entry['count']:,} | `{entry['sha256']}` |" for entry in runs["read"]["data"]
     )
     originals = "\n".join(f"| {name} | `{digest}` |" for name, digest in fitted["sources"].items())
+    voiced = fitted["voices"]
+    told = ", ".join(f"{kind}: {count:,}" for kind, count in voiced["fitted_on"].items())
     read, select, abstention = figures["read"], figures["select"], figures["abstention"]
     return f"""---
 license: cc-by-sa-4.0
@@ -253,6 +386,14 @@ DRCD's development set (CC BY-SA 3.0) in the course layout, without the {fitted[
 the same questions and paragraphs. The questions of a tenth of DRCD's articles ({fitted["held_out"]}) were held out: the best step,
 temperatures, weights of selector, BM25 and reader, and the judge of answers come from them.
 
+`answer`, which is given candidates and all their paragraphs, weighs the selector against eleven *voices*, rules that
+count what question and paragraph share (`zhaiju.corpus.voices`); `ask` against BM25, which its search has at hand. The
+voices' weights come from the training questions: DRCD's with the candidates that they came with, with BM25's three
+nearest and with those of the same article, CMRC 2018's with BM25's four nearest ({told}).
+The selector's weight beside them, {voiced["joint"]["selector"]:g}, is the smallest whose likelihood on the held-out questions, with the same kinds
+of candidates, is within one standard error of the best ({voiced["selector_likeliest"]:g}): the selector's step and temperature were chosen on the
+same questions, which overrates it there.
+
 | prepared file | rows | SHA-256 |
 |---|---|---|
 {sources}
@@ -267,9 +408,11 @@ temperatures, weights of selector, BM25 and reader, and the judge of answers com
 |---|---|
 | reader, right paragraph given | EM {read["em"]:.4f}, F1 {read["f1"]:.4f} (course's definition); CMRC 2018's {read["em_cmrc"]:.4f} / {read["f1_cmrc"]:.4f}; DRCD's {read["em_drcd"]:.4f} / {read["f1_drcd"]:.4f} |
 | selector alone | accuracy {select["accuracy"]:.4f} (chance {select["chance"]:.4f}) |
-| BM25 alone | accuracy {figures["bm25"]["accuracy"]:.4f} |
-| selector and BM25 (weight {fitted["joint"]["lexical"]:g}) | accuracy {figures["mix"]["accuracy"]:.4f} |
-| both stages (k {fitted["joint"]["k"]}, λ {fitted["joint"]["weight"]:g}) | EM {figures["answer"]["em"]:.4f}, F1 {figures["answer"]["f1"]:.4f} |
+| BM25 alone | accuracy {figures["bm25"]["accuracy"]:.4f}; the right one among its best two {figures["bm25"]["best_two"]:.4f} |
+| voices alone | accuracy {figures["voices"]["accuracy"]:.4f}; the right one among their best two {figures["voices"]["best_two"]:.4f} |
+| selector and BM25 (weight {fitted["joint"]["lexical"]:g}), as `ask` has it | accuracy {figures["mix_bm25"]["accuracy"]:.4f} |
+| voices and selector (weight {voiced["joint"]["selector"]:g}), as `answer` has it | accuracy {figures["mix"]["accuracy"]:.4f} |
+| both stages (k {voiced["joint"]["k"]}, λ {voiced["joint"]["weight"]:g}) | EM {figures["answer"]["em"]:.4f}, F1 {figures["answer"]["f1"]:.4f} |
 | `ask` over all {figures["paragraphs"]:,} paragraphs | exactly right {abstention["right_of_all"]:.4f} |
 | threshold {fitted["trust"]["threshold"]:.4f}: right answers kept | {abstention["right_kept"]:.4f} |
 | … abstains where the paragraph was taken out | {abstention["abstained_without"]:.4f} |
@@ -290,15 +433,15 @@ CC BY-SA 4.0, attributions in [LICENSE](LICENSE).
 
 
 def main() -> None:
-    """Prepare, train, package, fit, report; each part may be named alone."""
+    """Prepare, train, package, fit, weigh the voices, report; each part may be named alone."""
     parser = argparse.ArgumentParser(prog="train_starter", description=__doc__)
-    parser.add_argument("parts", nargs="*", help="prepare, select, read, package, report; default: all")
+    parser.add_argument("parts", nargs="*", help="prepare, select, read, package, voices, report; default: all")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--configs", type=Path, default=Path("configs"))
     parser.add_argument("--work", type=Path, default=Path("starter-work"), help="runs and prepared data")
     parser.add_argument("--output", type=Path, default=Path("src/zhaiju/starter"))
     options = parser.parse_args()
-    known = ("prepare", "select", "read", "package", "report")
+    known = ("prepare", "select", "read", "package", "voices", "report")
     parts = options.parts or list(known)
     try:
         if wrong := [part for part in parts if part not in known]:
@@ -319,6 +462,12 @@ def main() -> None:
             record = fit(options.output, prepared) | counts | {"zhaiju": version("zhaiju")}
             files.write_json(options.output / "fitted.json", record)
             ui.note(f"packaged and fitted in {time.perf_counter() - began:.0f} s")
+        if "voices" in parts:
+            began = time.perf_counter()
+            record = json.loads((options.output / "fitted.json").read_text("utf-8"))
+            record["voices"] = fit_voices(options.output, prepared)
+            files.write_json(options.output / "fitted.json", record)
+            ui.note(f"voices fitted in {time.perf_counter() - began:.0f} s")
         if "report" in parts:
             figures = report(options.output, options.data / "course")
             files.write_json(options.output / "figures.json", figures)

@@ -96,6 +96,11 @@ def test_openvino_gives_the_logits_of_pytorch(tmp_path, name, task):
 @every_kind
 def test_every_encoder_is_exported_for_every_task_and_predicts_the_same(tmp_path, name, task):
     checkpoint = loaded(tmp_path, task, CHECKPOINTS[name])
+    if name == "roformer":  # its tokenizer asks jieba, by Python
+        with pytest.raises(CheckpointError, match="cannot be exported: its tokenizer is in part Python"):
+            export(checkpoint, task, tmp_path / "exported")
+        assert not (tmp_path / "exported").exists()
+        return
     (verified,) = export(checkpoint, task, tmp_path / "exported")
     assert verified.precision == "fp32"
     assert verified.difference <= 1e-4

@@ -38,6 +38,7 @@ from zhaiju.inference.engine import Engine, make_engine
 from zhaiju.modeling.checkpoint import GRAPHS, Checkpoint, load_exported, save_exported
 from zhaiju.tasks.base import Task
 
+PROBE = "摘句 Zhaiju，ＡＢ１２ café 「二〇二六年」 don't e\u0301\r\n👩🏽\u200d🚀"
 SMALL = 1024  # values of a constant that stays in the graph
 TOLERANCE = 1e-4  # between logits in fp32
 MOST_LOST = 0.005  # of each figure, in bf16 and int8
@@ -123,6 +124,11 @@ def export(
     lossy = [precision for precision in precisions if precision != "fp32"]
     if lossy and len(examples) < 2:
         raise ConfigError(f"{', '.join(lossy)} needs labelled examples to be judged on; name some with --data")
+    if checkpoint.encoding.serialised() is None:
+        raise CheckpointError(
+            f"{checkpoint.where} cannot be exported: its tokenizer is in part Python (RoFormer's cuts words by jieba), and "
+            "would cut texts otherwise where that is missing"
+        )
     calibrating = list(examples[: min(CALIBRATED_ON, len(examples) // 2)]) if "int8" in lossy else []
     judged = list(examples[len(calibrating) :])
     model = _graph(checkpoint, split=True)
@@ -138,6 +144,7 @@ def export(
             if (fitted := Path(checkpoint.where) / kept).is_file():
                 (temporary / kept).write_bytes(fitted.read_bytes())
         exported = load_exported(temporary)
+        _same_tokens(checkpoint, exported, judged)
         found.append(_agreement(checkpoint, exported, task, judged))
         if "int8" in lossy:
             windows = [window for example in calibrating for window in task.encode(example, checkpoint.encoding)]

@@ -126,8 +126,8 @@ def export(
         raise ConfigError(f"{', '.join(lossy)} needs labelled examples to be judged on; name some with --data")
     if checkpoint.encoding.serialised() is None:
         raise CheckpointError(
-            f"{checkpoint.where} cannot be exported: its tokenizer is in part Python (RoFormer's cuts words by jieba), and "
-            "would cut texts otherwise where that is missing"
+            f"{checkpoint.where} cannot be exported: its tokenizer is in part Python (RoFormer's cuts words by jieba), "
+            "and would cut texts otherwise where that is missing"
         )
     calibrating = list(examples[: min(CALIBRATED_ON, len(examples) // 2)]) if "int8" in lossy else []
     judged = list(examples[len(calibrating) :])
@@ -164,6 +164,18 @@ def export(
 
     files.atomic_directory(directory, fill)
     return found
+
+
+def _same_tokens(checkpoint: Checkpoint, exported: Checkpoint, examples: Sequence[Any]) -> None:
+    """Make sure that the tokenizer that was written cuts texts as the one that was loaded.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    for text in [PROBE, *(text for example in examples[:8] for text in example.texts)]:
+        ours, theirs = checkpoint.encoding.compute(text), exported.encoding.compute(text)
+        if ours.ids.tolist() != theirs.ids.tolist() or ours.starts.tolist() != theirs.starts.tolist():
+            raise CheckpointError(f"{checkpoint.where} cannot be exported: its tokenizer, saved, cuts texts otherwise")
 
 
 def _agreement(checkpoint: Checkpoint, exported: Checkpoint, task: Task[Any, Any], examples: Sequence[Any]) -> Verified:

@@ -1,5 +1,6 @@
 """Every backend says what PyTorch says; an export that would not is refused; nothing is written then."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -16,9 +17,7 @@ from zhaiju.inference.export import Quantisation, export, quantise
 from zhaiju.modeling.checkpoint import GRAPHS, Meta, load, load_exported, save
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-needs_openvino = pytest.mark.skipif(
-    __import__("importlib.util").util.find_spec("openvino") is None, reason="needs openvino"
-)
+needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs openvino")
 every_kind = pytest.mark.parametrize(
     ("name", "task"),
     [("bert", task) for task in LABELS] + [(name, "read") for name in CHECKPOINTS if name != "bert"],
@@ -299,7 +298,12 @@ def test_what_an_exported_directory_lacks_is_named(tmp_path):
     ],
 )
 def test_the_backend_that_is_meant(backend, precision, exported, expected):
-    assert choose(backend, precision, exported=exported) == expected
+    assert choose(backend, precision, exported=exported, whole=False) == expected
+
+
+def test_a_graph_with_its_weights_runs_in_openvino_where_that_is_installed():
+    installed = importlib.util.find_spec("openvino") is not None
+    assert choose("auto", "fp32", exported=True) == ("openvino" if installed else "onnx")
 
 
 @pytest.mark.parametrize("name", list(BACKENDS))

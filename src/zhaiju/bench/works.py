@@ -93,7 +93,7 @@ def read_work(sources: Sources) -> Work:
     bars = [
         (ours, peer, least)
         for peer in (PIPELINE, HAYSTACK)
-        for ours, least in (("int8, openvino", 3.0), ("bf16, openvino", 2.3), ("fp32, torch", 1.15))
+        for ours, least in (("int8, openvino", 3.0), ("bf16, openvino", 2.3), ("fp32, openvino", 1.15))
     ]
     about = (
         "A 12-layer, 768-wide BERT with random weights. The peers at their defaults: windows of 384 tokens. Zhaiju at "

@@ -320,16 +320,17 @@ def _supports(backend: str, precision: str) -> None:
         raise ConfigError(f"precision {precision!r} is not one of {', '.join(BACKENDS[backend])}, which {backend} has")
 
 
-def choose(backend: str, precision: str, *, exported: bool) -> str:
+def choose(backend: str, precision: str, *, exported: bool, whole: bool = True) -> str:
     """The backend that "auto" means.
 
-    A loaded network runs in PyTorch. An exported graph runs in OpenVINO where that is installed and the precision is
-    one that it is faster in, else in onnxruntime.
+    A loaded network runs in PyTorch. An exported graph runs in OpenVINO, the fastest, where that is installed, else in
+    onnxruntime.
 
     Args:
         backend: A key of `BACKENDS`, or "auto".
         precision: A member of `PRECISIONS`.
         exported: Whether there is a graph and no network.
+        whole: Whether the graph holds its weights itself; one that does not runs in onnxruntime alone.
 
     Raises:
         ConfigError: there is no such backend or precision, or the one does not have the other.
@@ -339,7 +340,7 @@ def choose(backend: str, precision: str, *, exported: bool) -> str:
     if backend == AUTO:
         if not exported:
             return "torch" if precision in BACKENDS["torch"] else "openvino"
-        return "openvino" if precision == "bf16" or (precision == "int8" and find_spec("openvino")) else "onnx"
+        return "openvino" if precision == "bf16" or (whole and find_spec("openvino")) else "onnx"
     if backend not in BACKENDS:
         raise ConfigError(f"backend {backend!r} is not one of {', '.join((AUTO, *BACKENDS))}")
     if exported and backend == "torch":

@@ -18,7 +18,7 @@ from zhaiju.data.chunks import PADDING_TOLERATED, pad
 from zhaiju.data.encoding import Encoding, Window
 from zhaiju.errors import CheckpointError, ConfigError, DataError
 from zhaiju.inference.backends import AUTO, Backend, OnnxBackend, OpenVinoBackend, TorchBackend, choose
-from zhaiju.modeling.checkpoint import Checkpoint
+from zhaiju.modeling.checkpoint import Checkpoint, is_exported
 from zhaiju.modeling.memory import trim
 from zhaiju.tasks.base import Task
 
@@ -166,7 +166,7 @@ def make_engine(
     """
     pad_id = checkpoint.encoding.pad_id
     network = checkpoint.network
-    name = choose(backend, precision, exported=network is None)
+    name = choose(backend, precision, exported=network is None, whole=is_exported(checkpoint.where))
     made: Backend
     if name == "onnx":
         if network is not None:

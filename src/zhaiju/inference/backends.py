@@ -36,7 +36,7 @@ AUTO = "auto"
 GRAPH_FILE = "model.onnx"
 WEIGHTS_FILE = "model.safetensors"
 TRANSPOSED = ".T"  # after the name of a weight that the graph wants transposed; names stand in brackets there
-SHAPE_STEP = 16  # tokens
+SHAPE_STEPS = ((32, 4), (128, 8), (1 << 30, 16))  # up to so many tokens, a multiple of so many
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 SPAN_OUTPUTS = ("start_logits", "end_logits")
 
@@ -200,10 +200,11 @@ class OpenVinoBackend:
         """See `Backend.run`.
 
         OpenVINO makes, and keeps, kernels for every shape that it sees. So rows are taken in powers of two, and lengths
-        rounded up to a multiple of 16: a few dozen shapes, whatever the texts.
+        rounded up to a multiple of 4, 8 or 16: a few dozen shapes, whatever the texts.
         """
         rows, tokens = chunk.input_ids.shape
-        wider = [(0, 0), (0, -tokens % SHAPE_STEP)]
+        step = next(step for most, step in SHAPE_STEPS if tokens <= most)
+        wider = [(0, 0), (0, -tokens % step)]
         given = {
             name: np.pad(array, wider, constant_values=self.pad_id if name == INPUTS[0] else 0)
             for name, array in zip(INPUTS, arrays(chunk), strict=True)

@@ -22,7 +22,8 @@ from zhaiju.modeling.checkpoint import Checkpoint, is_exported
 from zhaiju.modeling.memory import trim
 from zhaiju.tasks.base import Task
 
-POOL_EXAMPLES = 256
+POOL_EXAMPLES = 2048
+POOL_TOKENS = 12 * 8192
 BATCH_TOKENS = 8192
 
 Progress = Callable[[int], None]
@@ -54,7 +55,7 @@ class Engine:
         backend: What runs the forward passes.
         encoding: The checkpoint's tokenizer and windows.
         batch_tokens: Tokens of a batch, padding included.
-        pool: Examples of a pool.
+        pool: Most examples of a pool; it also ends with the example that brings it to `POOL_TOKENS` tokens.
     """
 
     def __init__(
@@ -88,18 +89,21 @@ class Engine:
         source = iter(examples)
 
         def encode() -> Pool:
-            return [(example, self._encode(task, example)) for example in islice(source, self.pool)]
+            pool: Pool = []
+            tokens = 0
+            for example in islice(source, self.pool):
+                pool.append((example, self._encode(task, example)))
+                tokens += sum(map(len, pool[-1][1]))
+                if tokens >= POOL_TOKENS:
+                    break
+            return pool
 
         def decode(pool: Pool, logits: list[Any]) -> list[Any]:
             rest = iter(logits)
             return [task.decode(example, ours, list(islice(rest, len(ours)))) for example, ours in pool]
 
-        first = encode()
-        if len(first) < self.pool:  # all of them: nothing to overlap with
-            yield from self._told(decode(first, self._run(task, first)), progress)
-            return
         with ThreadPoolExecutor(2, thread_name_prefix="zhaiju-engine") as executor:
-            pool, decoding = first, None
+            pool, decoding = encode(), None
             while pool:
                 following = executor.submit(encode)
                 logits = self._run(task, pool)
@@ -138,7 +142,7 @@ class Engine:
             self.usage.windows += len(batch)
             self.usage.tokens += int(chunk.attention_mask.sum())
             self.usage.padded += chunk.attention_mask.size
-        if len(pool) == self.pool:
+        if sum(map(len, windows)) > self.batch_tokens:
             trim()
         return results
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import tempfile
@@ -42,7 +43,7 @@ def bench(
 
     Args:
         output: The folder to write into.
-        only: Names of `WORKS`; none: all.
+        only: Names of `WORKS`; none: all. What the folder holds of the others stays on the page.
         questions: Of the largest work on questions.
         utterances: Of the largest work on utterances.
         rounds: Interleaved rounds of each work, at least.
@@ -71,7 +72,14 @@ def bench(
         except ZhaijuError as error:
             about[way] = f"not compared: {error}"
             ui.note(str(error))
-    found: list[dict[str, Any]] = []
+    record: dict[str, Any] = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()}, {_processor()}, {threads} threads",
+        "python": platform.python_version(),
+        "versions": about,
+        "works": _kept(output / FIGURES, only),
+    }
+    output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="zhaiju-bench-") as folder:
         sources = Sources(data, encoder or _minilm(), pythons, Path(folder), questions, utterances)
         for name in only or WORKS:
@@ -81,21 +89,30 @@ def bench(
             result = _result(name, work, timed, max(rounds, work.rounds))
             if name == "answer":
                 result["cost"] = prefilter_cost(data)
-            found.append(result)
             for line in _table(result):
                 ui.note(line)
-    record = {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{platform.machine()}, {_processor()}, {threads} threads",
-        "python": platform.python_version(),
-        "versions": about,
-        "works": found,
-    }
-    output.mkdir(parents=True, exist_ok=True)
+            rest = [one for one in record["works"] if one["work"] != name]
+            record["works"] = sorted([*rest, result], key=lambda one: list(WORKS).index(one["work"]))
+            write(output, record)  # after each: what is stopped keeps what it has
+    return record
+
+
+def write(output: Path, record: dict[str, Any]) -> None:
+    """Write a record, its page and its plot."""
     files.write_json(output / FIGURES, record)
     files.write_text(output / PAGE, page(record))
     _plot(output / PLOT, record)
-    return record
+
+
+def _kept(path: Path, only: Sequence[str]) -> list[dict[str, Any]]:
+    """The works of a record that is there already, where only some are done anew."""
+    if not only or not path.is_file():
+        return []
+    try:
+        works: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))["works"]
+        return [one for one in works if one["work"] in WORKS]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path} is no record of zhaiju bench; use another -o") from None
 
 
 def _result(name: str, work: Work, timed: dict[str, Timed], rounds: int) -> dict[str, Any]:

@@ -1221,7 +1221,7 @@ def bench(
     rounds: Annotated[int, typer.Option(help="Interleaved rounds of each.", min=1)] = 3,
     threads: Annotated[int, typer.Option(help="CPU threads of every way; 0: one a core.", min=0)] = 0,
     data: Annotated[
-        Path | None, typer.Option(help="Folder with course/, squad/, intent/, slots/. Default: the package's samples.")
+        Path | None, typer.Option(help="Folder with course/, squad/, intent/, slot/. Default: the package's samples.")
     ] = None,
     encoder: Annotated[str | None, typer.Option(help="A MiniLM directory for intent and slots.")] = None,
     peers: Annotated[

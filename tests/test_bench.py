@@ -12,7 +12,7 @@ from zhaiju.bench.workers import Way, race, ratio
 from zhaiju.errors import ConfigError, ZhaijuError
 from zhaiju.modeling.checkpoint import Shape
 
-TINY = Shape(layers=1, hidden=16, heads=2, intermediate=32, positions=256)
+TINY = Shape(layers=1, hidden=16, heads=2, intermediate=32, positions=512)
 
 
 def script(folder, name, body):

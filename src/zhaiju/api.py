@@ -45,6 +45,7 @@ class Model:
 
     Attributes:
         parts: As given.
+        joint: As given.
         where: For each task the directory or hub id of its checkpoint.
         thresholds: For each task the confidence (`score`) below which it is better to abstain; None where none was
             fitted.
@@ -53,7 +54,7 @@ class Model:
     def __init__(self, parts: Mapping[str, tuple[Predictor, Task[Any, Any]]], *, joint: Joint | None = None) -> None:
         self.parts = parts
         self.where: dict[str, str] = {}
-        self._joint = joint
+        self.joint = joint
         self.thresholds: dict[str, float | None] = {}
 
     @classmethod
@@ -96,8 +97,8 @@ class Model:
         Args:
             wrap: Called with a task's name and its engine; gives what predicts in the engine's place.
         """
-        model = Model({name: (wrap(name, engine), task) for name, (engine, task) in self.parts.items()})
-        model._joint = self._joint
+        parts = {name: (wrap(name, engine), task) for name, (engine, task) in self.parts.items()}
+        model = Model(parts, joint=self.joint)
         model.thresholds = self.thresholds
         model.where = self.where
         return model
@@ -167,7 +168,7 @@ class Model:
         reader, read_task = self._part("read")
         selector, select_task = self.parts.get("select", (None, None))
         examples, many = _examples(question, contexts)
-        answerer = Answerer(reader, selector, read_task=read_task, select_task=select_task, joint=self._joint)
+        answerer = Answerer(reader, selector, read_task=read_task, select_task=select_task, joint=self.joint)
         return _one(list(answerer.predict(examples)), many)
 
     @overload

@@ -1336,25 +1336,25 @@ def serve(
     from zhaiju.service.work import load_models
 
     keep_steady()
-    listening = bind(host, port)  # before anything is loaded
-    if host not in LOOPBACK and not settings.tokens:
-        ui.note(f"anyone who reaches {host} may ask here: no --token-file was given")
-    documents = None if index is None else Documents(index, create=uploads, embedding=_embedding(embedder))
-    models = load_models(
-        None if reader == "none" else reader,
-        None if selector == "none" else selector,
-        intent,
-        slots,
-        backend=backend,
-        precision=precision,
-    )
-    serve_at(
-        listening,
-        make_app(settings, models, documents),
-        grace=settings.grace,
-        behind_proxy=behind_proxy,
-        started=lambda address: ui.note(f"serving {', '.join(models.model.parts)} at {address}, Ctrl-C stops"),
-    )
+    with bind(host, port) as listening:  # before anything is loaded
+        if host not in LOOPBACK and not settings.tokens:
+            ui.note(f"anyone who reaches {host} may ask here: no --token-file was given")
+        documents = None if index is None else Documents(index, create=uploads, embedding=_embedding(embedder))
+        models = load_models(
+            None if reader == "none" else reader,
+            None if selector == "none" else selector,
+            intent,
+            slots,
+            backend=backend,
+            precision=precision,
+        )
+        serve_at(
+            listening,
+            make_app(settings, models, documents),
+            grace=settings.grace,
+            behind_proxy=behind_proxy,
+            started=lambda address: ui.note(f"serving {', '.join(models.model.parts)} at {address}, Ctrl-C stops"),
+        )
 
 
 def _tokens(path: Path | None) -> tuple[str, ...]:

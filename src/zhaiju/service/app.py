@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -16,7 +17,6 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-import zhaiju
 from zhaiju.errors import DataError
 from zhaiju.service import schemas
 from zhaiju.service.batching import LateError, StoppedError, Ticket
@@ -80,7 +80,7 @@ def make_app(settings: Settings, models: Models, documents: Documents | None = N
         title="Zhaiju",
         summary="Answers questions by quoting.",
         description=ABOUT,
-        version=zhaiju.__version__,
+        version=version("zhaiju"),
         docs_url=None,  # they load scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,

@@ -77,6 +77,12 @@ def encoding():
 def serving(models, documents=None, **settings):
     """A function that sends requests to an app, one or several at a time, and gives the responses."""
     app = make_app(Settings(**settings), models, documents)
+    loop = asyncio.new_event_loop()
+    running = threading.Thread(target=loop.run_forever)
+    running.start()
+
+    def wait_for(work):
+        return asyncio.run_coroutine_threadsafe(work, loop).result(90)
 
     async def send(requests):
         transport = httpx.ASGITransport(app)
@@ -85,18 +91,30 @@ def serving(models, documents=None, **settings):
 
     def post(*requests, **options):
         """(route, body) each."""
-        found = asyncio.run(send([("POST", f"/v1/{route}", {"json": body} | options) for route, body in requests]))
+        found = wait_for(send([("POST", f"/v1/{route}", {"json": body} | options) for route, body in requests]))
         return found if len(requests) > 1 else found[0]
 
     def call(method, path, **options):
-        return asyncio.run(send([(method, path, options)]))[0]
+        return wait_for(send([(method, path, options)]))[0]
+
+    def is_left():
+        """Whether the last request has left within a second."""
+        until = time.monotonic() + 1
+        while app.state.gate.inside and time.monotonic() < until:
+            time.sleep(0.01)
+        return not app.state.gate.inside
 
     post.call = call
+    post.wait_for = wait_for
+    post.is_left = is_left
     post.app = app
     try:
         yield post
     finally:
         app.state.worker.close(drain=False)
+        loop.call_soon_threadsafe(loop.stop)
+        running.join()
+        loop.close()
 
 
 class Slow:
@@ -229,6 +247,11 @@ def test_health_metrics_and_description(models):
         post(*[("answer", QUESTIONS[0])] * 3)
         metrics = post.call("GET", "/metrics").text
         assert 'zhaiju_requests_total{route="/v1/answer",status="200"} 3.0' in metrics
+        post.call("POST", "/v1/answer", content="船")
+        post.call("POST", "/v1/secret", content="船")
+        metrics = post.call("GET", "/metrics").text
+        assert 'zhaiju_requests_total{route="/v1/answer",status="415"} 1.0' in metrics
+        assert 'zhaiju_requests_total{route="other",status="415"} 1.0' in metrics
         assert re.search(r'zhaiju_tokens_total\{engine="select"\} [1-9]', metrics)
         assert "zhaiju_queue 0.0" in metrics
         assert re.search(r'zhaiju_batch_requests_count\{engine="read"\} [1-9]', metrics)
@@ -380,8 +403,8 @@ def test_past_its_deadline_a_request_is_504_and_its_work_is_not_done(encoding):
         assert responses[0].json()["error"]["code"] == "deadline"
         backend.free.set()
         assert post(READ).status_code == 200
+        assert post.is_left()
     assert backend.windows <= 4  # the first batch, which had begun, and the last
-    assert post.app.state.gate.inside == 0
 
 
 def test_past_a_full_queue_a_request_is_503_at_once(encoding):
@@ -401,7 +424,7 @@ def test_past_a_full_queue_a_request_is_503_at_once(encoding):
         backend.free.set()
         held.join(10)
         assert post(READ).status_code == 200
-        assert post.app.state.gate.inside == 0
+        assert post.is_left()
 
 
 LIMITS = {"max_question": 10, "max_context": 20, "max_contexts": 2, "max_text": 12, "max_batch": 2}
@@ -467,13 +490,16 @@ def test_a_body_is_refused_before_it_is_read(models):
         assert response.status_code == 413
         assert response.json()["error"]["code"] == "too_large"
         assert sent < 20
-        assert post.app.state.gate.inside == 0
+        assert post.is_left()
 
 
 def test_what_is_no_json_or_no_route_is_refused_in_the_same_shape(models):
     with serving(models) as post:
         cases = [
             (post.call("POST", "/v1/intent", content="{", headers=JSON), 400),
+            (post.call("POST", "/v1/intent", content=b"\xff", headers=JSON), 400),
+            (post.call("POST", "/v1/intent", content="[" * 100_000, headers=JSON), 400),
+            (post.call("POST", "/v1/intent", content="", headers=JSON), 422),
             (post.call("POST", "/v1/intent", content='{"text": "a"}', headers={"Content-Type": "text/plain"}), 415),
             (post.call("POST", "/v1/intent", content='{"text": "a"}'), 415),
             (post.call("GET", "/v1/intent"), 405),
@@ -572,7 +598,7 @@ def test_a_client_that_goes_away_is_not_worked_for(encoding):
             threading.Timer(0.5, backend.free.set).start()
             await post.app(scope, receive, send)
 
-        asyncio.run(going())
+        post.wait_for(going())
         held.join(10)
         assert sent[0]["status"] == 504
     assert backend.windows == 1
@@ -673,6 +699,25 @@ def test_a_faulty_document_refuses_all_of_them(models, documents, document, fiel
         assert response.status_code == 422, response.text
         assert response.json()["error"]["field"] == field
         assert documents.list() == []
+
+
+def test_only_a_few_uploads_are_inside_at_a_time(models, documents, monkeypatch):
+    free = threading.Event()
+    add = documents.add
+
+    def slow(given, ticket):
+        assert free.wait(30)
+        return add(given, ticket)
+
+    monkeypatch.setattr(documents, "add", slow)
+    given = [("documents", {"documents": [{"name": f"{number}.txt", "text": "船"}]}) for number in range(6)]
+    with serving(models, documents, uploads=True, deadline=0.5) as post:
+        assert sorted(response.status_code for response in post(*given)) == [503, 503, 504, 504, 504, 504]
+        assert post(given[0]).status_code == 503  # the four are late, but not done
+        free.set()
+        assert post.is_left()
+        assert documents.list() == []
+        assert post(given[0]).status_code == 201
 
 
 def test_documents_stay_as_they_are_without_uploads(models, documents):

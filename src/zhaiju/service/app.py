@@ -22,7 +22,7 @@ from zhaiju.service import schemas
 from zhaiju.service.batching import LateError, StoppedError, Ticket
 from zhaiju.service.documents import Documents, told
 from zhaiju.service.guard import TICKET, WORK, Guard
-from zhaiju.service.limits import RETRY_SECONDS, UPLOADS, Gate, RequestError, Settings, at_most
+from zhaiju.service.limits import RETRY_SECONDS, Gate, RequestError, Settings, at_most
 from zhaiju.service.metrics import Metrics
 from zhaiju.service.work import Models, Worker
 
@@ -59,7 +59,6 @@ def make_app(settings: Settings, models: Models, documents: Documents | None = N
         documents: What is asked where a question comes without paragraphs.
     """
     gate = Gate(settings.queue)
-    uploads = Gate(UPLOADS)
     metrics = Metrics(lambda: gate.inside)
     worker = Worker(
         models,
@@ -206,11 +205,7 @@ def make_app(settings: Settings, models: Models, documents: Documents | None = N
         index = indexed(changing=True)
         at_most(len(given.documents), settings.max_batch, "documents", "documents")
         contents = [(one.name, _content(one, f"documents[{at}]")) for at, one in enumerate(given.documents)]
-        uploads.enter()
-        try:
-            added = await run(request, lambda ticket: index.add(contents, ticket))
-        finally:
-            uploads.leave()
+        added = await run(request, lambda ticket: index.add(contents, ticket))
         return schemas.DocumentsResponse(documents=[_document(one) for one in added])
 
     @app.get("/v1/documents", responses=responses, tags=["documents"])

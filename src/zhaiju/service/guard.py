@@ -6,12 +6,13 @@ import asyncio
 import logging
 import time
 import traceback
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse
 
 from zhaiju.service.batching import Ticket
-from zhaiju.service.limits import Gate, Rate, RequestError, Settings, check_host, client_token
+from zhaiju.service.limits import UPLOADS, Gate, Rate, RequestError, Settings, check_host, client_token
 from zhaiju.service.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Guard:
         self._app = app
         self._settings = settings
         self._gate = gate
+        self._uploads = Gate(UPLOADS)
         self._metrics = metrics
         burst = settings.burst or max(1, round(2 * (settings.rate or 0)))
         self._rate = None if settings.rate is None else Rate(settings.rate, burst)
@@ -92,11 +94,11 @@ class Guard:
         kind = dict(scope["headers"]).get(b"content-type", b"").partition(b";")[0].strip().lower()
         if scope["method"] == "POST" and kind != b"application/json":  # what a foreign page may send unasked is not it
             raise RequestError(415, "not_json", "send JSON, as Content-Type: application/json")
-        self._gate.enter()
+        uploading = self._settings.uploads and scope["method"] == "POST" and scope["path"] == DOCUMENTS
+        leave = self._enter(self._gate, *[self._uploads] * uploading)
         scope[TICKET] = ticket = Ticket(self._settings.deadline)
         watch: asyncio.Task[None] | None = None
         try:
-            uploading = self._settings.uploads and scope["path"].startswith(DOCUMENTS)
             limit = self._settings.max_upload if uploading else self._settings.max_body
             body = await self._body(scope, receive, limit)
             if body is None:
@@ -118,9 +120,27 @@ class Guard:
                 watch.cancel()
             work: asyncio.Future[Any] | None = scope.get(WORK)
             if work is None or work.done():
-                self._gate.leave()
+                leave()
             else:  # whoever was answered "too late" stays inside until the thread has noticed
-                work.add_done_callback(lambda _: self._gate.leave())
+                work.add_done_callback(lambda _: leave())
+
+    @staticmethod
+    def _enter(*gates: Gate) -> Callable[[], None]:
+        """Go through all gates or none; gives what goes back through them."""
+        entered: list[Gate] = []
+
+        def leave() -> None:
+            for gate in entered:
+                gate.leave()
+
+        try:
+            for gate in gates:
+                gate.enter()
+                entered.append(gate)
+        except RequestError:
+            leave()
+            raise
+        return leave
 
     async def _body(self, scope: Scope, receive: Receive, limit: int) -> bytes | None:
         """The body, None where the client went away; no more of it is read than is allowed."""
@@ -155,4 +175,8 @@ async def _watch(receive: Receive, ticket: Ticket) -> None:
 
 def _route(scope: Scope) -> str:
     """The route as it is written in the documentation; never what a client put into its address."""
-    return str(getattr(scope.get("route"), "path", "other"))
+    found = getattr(scope.get("route"), "path", None)
+    if found is not None:
+        return str(found)
+    known = [getattr(route, "path", None) for route in scope["app"].routes] if "app" in scope else []
+    return scope["path"] if scope["path"] in known else "other"  # what was refused before it was routed

@@ -493,6 +493,17 @@ def test_a_body_is_refused_before_it_is_read(models):
         assert post.is_left()
 
 
+def test_a_body_that_does_not_come_is_not_waited_for(models):
+    async def slow():
+        yield b"{"
+        await asyncio.sleep(30)
+
+    with serving(models, deadline=0.3) as post:
+        response = post.call("POST", "/v1/intent", content=slow(), headers=JSON)
+        assert (response.status_code, response.json()["error"]["code"]) == (408, "slow_body")
+        assert post.is_left()
+
+
 def test_what_is_no_json_or_no_route_is_refused_in_the_same_shape(models):
     with serving(models) as post:
         cases = [
@@ -663,6 +674,9 @@ def test_documents_are_added_asked_listed_and_deleted(models, documents):
         )
         near(together.json()["results"][0], found)
         assert together.json()["results"][1]["index"] is not None
+        long = {"items": [{"question": QUESTION}, {"question": "河邊" * 450}]}
+        assert post(("answer/batch", long)).json()["error"]["field"] == "items[1].question"
+        assert post(("answer", {"question": "書店" * 450})).json()["error"]["field"] == "question"
         changed = post(("documents", {"documents": [{"name": NOTES["name"], "text": "山羊在屋頂上睡覺。"}]})).json()
         assert changed["documents"][0]["id"] == quote["document_id"]
         assert post(("answer", {"question": QUESTION})).json()["answer"] != "林師傅"

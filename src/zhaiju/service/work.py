@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +23,7 @@ from zhaiju.service.documents import Documents, identity, shown_paragraph
 from zhaiju.service.limits import RequestError
 from zhaiju.tasks.read import ReadTask
 
-ASKING = 8  # questions of a batch over documents that are worked on at a time
+ASKING = 4  # questions of a request over documents that are worked on at a time
 QUOTES = 5
 
 
@@ -122,7 +122,6 @@ class Worker:
             assert isinstance(engine, Engine)
             engine.batch_tokens = batch_tokens
             self._batchers[task] = Batcher(engine, window=window, observe=partial(observe, task))
-        self._asking = ThreadPoolExecutor(ASKING, thread_name_prefix="zhaiju-ask")
 
     @property
     def is_alive(self) -> bool:
@@ -133,7 +132,6 @@ class Worker:
         """Do what was taken, or drop it, and take no more."""
         for batcher in self._batchers.values():
             batcher.close(drain=drain)
-        self._asking.shutdown(cancel_futures=not drain)
         if self.documents is not None:
             self.documents.close()
 
@@ -149,17 +147,13 @@ class Worker:
         open_ones = [place for place, item in enumerate(items) if item.contexts is None]
         if open_ones and self.documents is None:
             raise RequestError(422, "no_index", "contexts are needed: no documents are indexed here", field="contexts")
-        asked = [self._asking.submit(self._ask, items[place].question, ticket) for place in open_ones]
-        results: dict[int, schemas.AnswerResponse] = {}
+        results = self._ask_all({place: items[place].question for place in open_ones}, ticket)
         if given:
             questions = [items[place].question for place in given]
             contexts = [items[place].contexts or [] for place in given]
             with _placed(given):
                 for place, prediction in zip(given, self._model(ticket).answer(questions, contexts), strict=True):
                     results[place] = _answered(prediction)
-        for place, future in zip(open_ones, asked, strict=True):
-            with _placed([place]):
-                results[place] = future.result()
         return [results[place] for place in range(len(items))]
 
     def select(self, items: Sequence[schemas.SelectRequest], ticket: Ticket) -> list[schemas.SelectResponse]:
@@ -220,6 +214,21 @@ class Worker:
 
     def _threshold(self, task: str) -> float | None:
         return self._models.model.thresholds.get(task)
+
+    def _ask_all(self, questions: Mapping[int, str], ticket: Ticket) -> dict[int, schemas.AnswerResponse]:
+        """Ask the documents, in threads where there are several questions, so that they are computed together."""
+        if len(questions) <= 1:
+            return {place: self._ask(question, ticket) for place, question in questions.items()}
+        pool = ThreadPoolExecutor(min(ASKING, len(questions)), thread_name_prefix="zhaiju-ask")
+        results = {}
+        try:
+            asked = {place: pool.submit(self._ask, question, ticket) for place, question in questions.items()}
+            for place, future in asked.items():
+                with _placed([place]):
+                    results[place] = future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return results
 
     def _ask(self, question: str, ticket: Ticket) -> schemas.AnswerResponse:
         assert self.documents is not None

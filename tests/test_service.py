@@ -826,6 +826,28 @@ def test_a_stop_answers_what_was_accepted(number):
 
 
 @pytest.mark.slow
+def test_a_stop_does_not_wait_beyond_its_grace():
+    body = {"items": [{"question": QUESTION, "contexts": ["船" * 900] * 30}] * 12}
+    with command("--grace", "1") as (process, address):
+        ended = []
+
+        def ask():
+            try:
+                ended.append(httpx.post(f"{address}/v1/answer/batch", json=body, timeout=60).status_code)
+            except httpx.HTTPError as error:
+                ended.append(type(error))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        while "zhaiju_queue 1.0" not in httpx.get(f"{address}/metrics").text:
+            assert not ended
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(8) == 0
+        asking.join(10)
+        assert ended != [200]
+
+
+@pytest.mark.slow
 def test_the_command_listens_with_a_token(tmp_path):
     (tmp_path / "tokens").write_text("one\ntwo\n")
     arguments = ["--token-file", tmp_path / "tokens", "--index", tmp_path / "index", "--uploads", "--selector", "none"]

@@ -20,7 +20,7 @@ from starlette.middleware.cors import CORSMiddleware
 from zhaiju.errors import DataError
 from zhaiju.service import schemas
 from zhaiju.service.batching import LateError, StoppedError, Ticket
-from zhaiju.service.documents import Documents, told
+from zhaiju.service.documents import Document, Documents, told
 from zhaiju.service.guard import TICKET, WORK, Guard
 from zhaiju.service.limits import RETRY_SECONDS, Gate, RequestError, Settings, at_most
 from zhaiju.service.metrics import Metrics
@@ -201,11 +201,18 @@ def make_app(settings: Settings, models: Models, documents: Documents | None = N
 
     @app.post("/v1/documents", status_code=201, responses=responses, tags=["documents"])
     async def add_documents(request: Request, given: schemas.DocumentsRequest) -> schemas.DocumentsResponse:
-        """Put documents into the index, all of them or none. Once it is answered they are on disk."""
+        """Put documents into the index, all of them or none. Once it is answered with 201 they are on disk.
+
+        After 504 they may be there nevertheless, if it was being written when the time was up.
+        """
         index = indexed(changing=True)
         at_most(len(given.documents), settings.max_batch, "documents", "documents")
-        contents = [(one.name, _content(one, f"documents[{at}]")) for at, one in enumerate(given.documents)]
-        added = await run(request, lambda ticket: index.add(contents, ticket))
+
+        def add(ticket: Ticket) -> Sequence[Document]:
+            contents = [(one.name, _content(one, f"documents[{at}]")) for at, one in enumerate(given.documents)]
+            return index.add(contents, ticket)
+
+        added = await run(request, add)
         return schemas.DocumentsResponse(documents=[_document(one) for one in added])
 
     @app.get("/v1/documents", responses=responses, tags=["documents"])
@@ -307,5 +314,5 @@ def _content(given: schemas.DocumentUpload, field: str) -> bytes:
         raise RequestError(422, "invalid", "this is not base64", field=f"{field}.base64") from None
 
 
-def _document(document: Any) -> schemas.DocumentResponse:
+def _document(document: Document) -> schemas.DocumentResponse:
     return schemas.DocumentResponse(id=document.id, name=document.name, paragraphs=document.paragraphs)

@@ -24,6 +24,7 @@ LAYERS = [
     "corpus",
     "api",
     "ui",
+    "service",
     "bench",
     "cli",
     "demo",

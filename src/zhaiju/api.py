@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, TypeVar, overload
 
 from zhaiju.data.examples import (
@@ -20,7 +20,7 @@ from zhaiju.data.labelled import sentence_example
 from zhaiju.errors import ConfigError, DataError
 from zhaiju.inference.answer import Answerer, Joint, load_joint
 from zhaiju.inference.backends import AUTO
-from zhaiju.inference.engine import Engine, make_engine
+from zhaiju.inference.engine import Predictor, make_engine
 from zhaiju.modeling.checkpoint import STARTER, load, read_meta, resolve
 from zhaiju.tasks.base import Task
 
@@ -44,13 +44,17 @@ class Model:
         joint: How selector and reader are weighed.
 
     Attributes:
+        parts: As given.
+        joint: As given.
+        where: For each task the directory or hub id of its checkpoint.
         thresholds: For each task the confidence (`score`) below which it is better to abstain; None where none was
             fitted.
     """
 
-    def __init__(self, parts: Mapping[str, tuple[Engine, Task[Any, Any]]], *, joint: Joint | None = None) -> None:
-        self._parts = parts
-        self._joint = joint
+    def __init__(self, parts: Mapping[str, tuple[Predictor, Task[Any, Any]]], *, joint: Joint | None = None) -> None:
+        self.parts = parts
+        self.where: dict[str, str] = {}
+        self.joint = joint
         self.thresholds: dict[str, float | None] = {}
 
     @classmethod
@@ -70,22 +74,39 @@ class Model:
         if selector is not None and name != "read":
             raise ConfigError(f"{what} is a checkpoint for {name}; a selector goes with a reader")
         first = load(what, name)
-        parts = {name: (make_engine(first, backend=backend, precision=precision), first.task(name))}
+        parts: dict[str, tuple[Predictor, Task[Any, Any]]] = {
+            name: (make_engine(first, backend=backend, precision=precision), first.task(name))
+        }
+        where = {name: first.where}
         thresholds = {name: first.threshold}
         joint = None
         if selector is not None:
             second = load(selector, "select")
             parts["select"] = (make_engine(second, backend=backend, precision=precision), second.task("select"))
             thresholds["select"] = second.threshold
+            where["select"] = second.where
             joint = load_joint(first.where, second.where)
         model = cls(parts, joint=joint)
         model.thresholds = thresholds
+        model.where = where
         return model
 
-    def _part(self, name: str) -> tuple[Engine, Task[Any, Any]]:
-        if name not in self._parts:
+    def through(self, wrap: Callable[[str, Predictor], Predictor]) -> Model:
+        """The same model with something in front of its engines: a server's batches, a counter.
+
+        Args:
+            wrap: Called with a task's name and its engine; gives what predicts in the engine's place.
+        """
+        parts = {name: (wrap(name, engine), task) for name, (engine, task) in self.parts.items()}
+        model = Model(parts, joint=self.joint)
+        model.thresholds = self.thresholds
+        model.where = self.where
+        return model
+
+    def _part(self, name: str) -> tuple[Predictor, Task[Any, Any]]:
+        if name not in self.parts:
             raise ConfigError(_NEEDS[name])
-        return self._parts[name]
+        return self.parts[name]
 
     def _predict(self, name: str, examples: Sequence[Any]) -> list[Any]:
         engine, task = self._part(name)
@@ -145,9 +166,9 @@ class Model:
             ConfigError: this is no reader.
         """
         reader, read_task = self._part("read")
-        selector, select_task = self._parts.get("select", (None, None))
+        selector, select_task = self.parts.get("select", (None, None))
         examples, many = _examples(question, contexts)
-        answerer = Answerer(reader, selector, read_task=read_task, select_task=select_task, joint=self._joint)
+        answerer = Answerer(reader, selector, read_task=read_task, select_task=select_task, joint=self.joint)
         return _one(list(answerer.predict(examples)), many)
 
     @overload

@@ -21,6 +21,7 @@ import typer
 from zhaiju import files, threads, ui
 from zhaiju.config import TrainSettings, _types, load_settings, plain_type
 from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError, ZhaijuError
+from zhaiju.service.limits import LOOPBACK, Settings
 
 if TYPE_CHECKING:
     from zhaiju.corpus.ask import Answer, Quote, Searchable
@@ -1248,6 +1249,127 @@ def bench(
         _print_json(record)
     else:
         print(output / "benchmarks.md")
+
+
+_LIMITS = Settings()
+
+
+@app.command(epilog="Example: zhaiju serve --index notes.index --uploads --port 8000")
+def serve(
+    reader: Annotated[str, typer.Option(help="starter, a run, a checkpoint directory or a hub id; none: none.")] = (
+        "starter"
+    ),
+    selector: Annotated[str, typer.Option(help="The same; none: every paragraph is read.")] = "starter",
+    intent: Annotated[str | None, typer.Option(help="A checkpoint for intents.")] = None,
+    slots: Annotated[str | None, typer.Option(help="A checkpoint for slots.")] = None,
+    index: Annotated[str | None, typer.Option(help="The index that is asked where a question has no contexts.")] = None,
+    embedder: Annotated[
+        str | None, typer.Option(help="The encoder that the index was made with, if it holds vectors.")
+    ] = None,
+    uploads: Annotated[
+        bool,
+        typer.Option("--uploads", help="Let clients add and delete documents; the index is made if there is none."),
+    ] = False,
+    host: Annotated[str, typer.Option(help="Address to listen at. The default is reached from this machine only.")] = (
+        LOOPBACK[0]
+    ),
+    port: Annotated[int, typer.Option(help="Port to listen at; 0: any that is free.", min=0, max=65535)] = 8000,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Bearer tokens, one a line, one of which a request must have. Default: ZHAIJU_TOKEN, or none."
+        ),
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Requests a second that a client may make on average.")] = None,
+    burst: Annotated[int | None, typer.Option(help="How many at once; default: those of two seconds.")] = None,
+    queue: Annotated[int, typer.Option(help="Requests in work or waiting; more are refused.")] = _LIMITS.queue,
+    deadline: Annotated[float, typer.Option(help="Seconds that a request may take.")] = _LIMITS.deadline,
+    window_ms: Annotated[
+        float, typer.Option(help="Milliseconds that the first request waits for others to be computed with.")
+    ] = _LIMITS.window_ms,
+    batch_tokens: BatchTokens = _LIMITS.batch_tokens,
+    grace: Annotated[float, typer.Option(help="Seconds that a stop waits for what was accepted.")] = _LIMITS.grace,
+    max_body: Annotated[int, typer.Option(help="Bytes of a request.")] = _LIMITS.max_body,
+    max_upload: Annotated[int, typer.Option(help="Bytes of a request that adds documents.")] = _LIMITS.max_upload,
+    max_question: Annotated[int, typer.Option(help="Characters of a question.")] = _LIMITS.max_question,
+    max_text: Annotated[int, typer.Option(help="Characters of an utterance.")] = _LIMITS.max_text,
+    max_context: Annotated[int, typer.Option(help="Characters of a paragraph.")] = _LIMITS.max_context,
+    max_contexts: Annotated[int, typer.Option(help="Paragraphs of a question.")] = _LIMITS.max_contexts,
+    max_batch: Annotated[int, typer.Option(help="Questions or utterances of a batch.")] = _LIMITS.max_batch,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name under which it may be addressed; may be given again. Default: any, or on loopback its."
+        ),
+    ] = None,
+    cors: Annotated[
+        list[str] | None, typer.Option(help="An origin whose pages may call it from a browser; may be given again.")
+    ] = None,
+    behind_proxy: Annotated[
+        bool, typer.Option("--behind-proxy", help="Take clients' addresses from a proxy on this machine.")
+    ] = False,
+    log_texts: Annotated[bool, typer.Option("--log-texts", help="Log the texts of requests.")] = False,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "fp32",
+) -> None:
+    """Answer over HTTP, until Ctrl-C or SIGTERM; what was accepted by then is answered.
+
+    Routes: POST /v1/answer, /v1/select, /v1/read, /v1/intent, /v1/slots, each also as /batch; /v1/documents; /healthz,
+    /readyz, /metrics; /openapi.json describes them.
+    """
+    hosts = tuple(name.lower() for name in allow_host or (LOOPBACK if host in LOOPBACK else ()))
+    settings = Settings(
+        queue=queue, deadline=deadline, window_ms=window_ms, batch_tokens=batch_tokens, grace=grace, max_body=max_body,
+        max_upload=max_upload, max_question=max_question, max_text=max_text, max_context=max_context,
+        max_contexts=max_contexts, max_batch=max_batch, uploads=uploads, tokens=_tokens(token_file), rate=rate,
+        burst=burst, hosts=hosts, cors=tuple(cors or ()), log_texts=log_texts,
+    )  # fmt: skip
+    if uploads and index is None:
+        raise ConfigError("--uploads needs an index to put documents into; name it with --index")
+    try:
+        from zhaiju.service.app import make_app
+        from zhaiju.service.server import bind, serve_at
+    except ImportError as error:
+        raise ConfigError(f'{error.name} is not installed; pip install "zhaiju[serve]"') from None
+    from zhaiju.modeling.memory import keep_steady
+    from zhaiju.service.documents import Documents
+    from zhaiju.service.work import load_models
+
+    keep_steady()
+    with bind(host, port) as listening:  # before anything is loaded
+        if host not in LOOPBACK and not settings.tokens:
+            ui.note(f"anyone who reaches {host} may ask here: no --token-file was given")
+        documents = None if index is None else Documents(index, create=uploads, embedding=_embedding(embedder))
+        models = load_models(
+            None if reader == "none" else reader,
+            None if selector == "none" else selector,
+            intent,
+            slots,
+            backend=backend,
+            precision=precision,
+        )
+        serve_at(
+            listening,
+            make_app(settings, models, documents),
+            grace=settings.grace,
+            behind_proxy=behind_proxy,
+            started=lambda address: ui.note(f"serving {', '.join(models.model.parts)} at {address}, Ctrl-C stops"),
+        )
+
+
+def _tokens(path: Path | None) -> tuple[str, ...]:
+    """The bearer tokens of a file, or of the environment."""
+    if path is None:
+        given = os.environ.get("ZHAIJU_TOKEN", "")
+        return (given,) if given else ()
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    tokens = tuple(line.strip() for line in lines if line.strip())
+    if not tokens:
+        raise ConfigError(f"{path} holds no token")
+    return tokens
 
 
 @contextmanager

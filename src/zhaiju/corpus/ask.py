@@ -322,14 +322,20 @@ def load_asker(reader: str = STARTER, selector: str | None = STARTER, *, candida
     """
     reading = load(reader, "read")
     selecting = None if selector is None else load(selector, "select")
-    joint = None
-    if selecting is not None:
-        joint = load_joint(reading.where, selecting.where)
-        if joint is None and selector == STARTER:  # how much BM25 counts beside it does not depend on the reader
-            own = load_joint(str(starter("read")), selecting.where)
-            joint = Joint(1, 0.0, own.lexical if own else 0.0)
-    trust = Trust.load(reading.where) if reader == STARTER == selector else None
+    joint, trust = fitted(reading.where, None if selecting is None else selecting.where)
     return make_asker(reading, selecting, joint, trust, candidates=candidates)
+
+
+def fitted(reader: str, selector: str | None) -> tuple[Joint | None, Trust | None]:
+    """What was fitted for a reader and its selector, which are the directories or hub ids of their checkpoints."""
+    if selector is None:
+        return None, None
+    own_reader, own_selector = str(starter("read")), str(starter("select"))
+    joint = load_joint(reader, selector)
+    if joint is None and selector == own_selector:  # how much BM25 counts beside it does not depend on the reader
+        own = load_joint(own_reader, selector)
+        joint = Joint(1, 0.0, own.lexical if own else 0.0)
+    return joint, Trust.load(reader) if (reader, selector) == (own_reader, own_selector) else None
 
 
 def make_asker(

@@ -158,17 +158,26 @@ def read_document(path: str | Path, *, limits: Limits | None = None) -> list[Par
     path = Path(path)
     if str(path) == STDIN:
         return read_stdin(sys.stdin.buffer, limits=limits)
-    suffix = path.suffix.lower()
-    if suffix in DATA_SUFFIXES:
-        raise DataError(
-            f"a {suffix} file holds data, not paragraphs", file=path, expected="a document, or a JSON list of texts"
-        )
+    _check_suffix(str(path))
     try:
         with path.open("rb") as stream:
             data = _read(stream, str(path), limits)
     except (OSError, ValueError) as error:
         raise DataError("cannot be read", file=path, found=verbatim(_reason(error))) from None
-    return _READERS.get(suffix, _read_text)(data, _Collector(str(path), limits))
+    return parse_document(data, str(path), limits=limits)
+
+
+def parse_document(data: bytes, name: str, *, limits: Limits | None = None) -> list[Paragraph]:
+    """The paragraphs of a document whose bytes are here, by the suffix of its name.
+
+    Raises:
+        DataError: it is damaged, encrypted, no text, or beyond a limit.
+    """
+    limits = limits or Limits()
+    _check_suffix(name)
+    if len(data) > limits.max_file_bytes:
+        raise _too_large(name, f"{len(data):,} bytes", f"{limits.max_file_bytes:,}")
+    return _READERS.get(Path(name).suffix.lower(), _read_text)(data, _Collector(name, limits))
 
 
 def read_stdin(stream: IO[bytes], *, limits: Limits | None = None) -> list[Paragraph]:
@@ -179,6 +188,14 @@ def read_stdin(stream: IO[bytes], *, limits: Limits | None = None) -> list[Parag
     """
     limits = limits or Limits()
     return _read_text(_read(stream, STDIN_NAME, limits), _Collector(STDIN_NAME, limits))
+
+
+def _check_suffix(name: str) -> None:
+    suffix = Path(name).suffix.lower()
+    if suffix in DATA_SUFFIXES:
+        raise DataError(
+            f"a {suffix} file holds data, not paragraphs", file=name, expected="a document, or a JSON list of texts"
+        )
 
 
 def cut(text: str, limit: int) -> list[str]:

@@ -24,7 +24,7 @@ import numpy as np
 from zhaiju import files
 from zhaiju.data.examples import QAExample, ReadPrediction, SelectPrediction
 from zhaiju.errors import ConfigError
-from zhaiju.inference.engine import Engine, Progress
+from zhaiju.inference.engine import Predictor, Progress
 from zhaiju.modeling.checkpoint import Meta, read_meta
 from zhaiju.tasks import ReadTask, SelectTask
 from zhaiju.tasks.base import Task, log_softmax
@@ -132,8 +132,8 @@ class Answerer:
 
     def __init__(
         self,
-        reader: Engine,
-        selector: Engine | None,
+        reader: Predictor,
+        selector: Predictor | None,
         *,
         read_task: Task[Any, Any] | None = None,
         select_task: Task[Any, Any] | None = None,

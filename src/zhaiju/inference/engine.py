@@ -5,11 +5,11 @@ It knows tasks by their `encode` and `decode`, and models by a backend's `run`. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from zhaiju.errors import CheckpointError, ConfigError, DataError
 from zhaiju.inference.backends import AUTO, Backend, OnnxBackend, OpenVinoBackend, TorchBackend, choose
 from zhaiju.modeling.checkpoint import Checkpoint, is_exported
 from zhaiju.modeling.memory import trim
-from zhaiju.tasks.base import Task
+from zhaiju.tasks.base import Head, Task
 
 POOL_EXAMPLES = 2048
 POOL_TOKENS = 12 * 8192
@@ -42,6 +42,16 @@ class Usage:
     def padding(self) -> float:
         """Share of the computed tokens that was padding, 0..1."""
         return 1 - self.tokens / self.padded if self.padded else 0.0
+
+
+class Predictor(Protocol):
+    """What predicts: an `Engine`, or something in front of one."""
+
+    def predict(
+        self, task: Task[Any, Any], examples: Iterable[Any], *, progress: Progress | None = None
+    ) -> Iterator[Any]:
+        """See `Engine.predict`."""
+        ...
 
 
 class Engine:
@@ -92,7 +102,7 @@ class Engine:
             pool: Pool = []
             tokens = 0
             for example in islice(source, self.pool):
-                pool.append((example, self._encode(task, example)))
+                pool.append((example, self.encode(task, example)))
                 tokens += sum(map(len, pool[-1][1]))
                 if tokens >= POOL_TOKENS:
                     break
@@ -121,27 +131,40 @@ class Engine:
         if progress is not None:
             progress(len(predictions))
 
-    def _encode(self, task: Task[Any, Any], example: Any) -> list[Window]:
+    def encode(self, task: Task[Any, Any], example: Any) -> list[Window]:
+        """All windows of an example.
+
+        Raises:
+            DataError: it cannot be encoded (its row is named).
+        """
         try:
             return task.encode(example, self.encoding)
         except DataError as error:
             raise error.located(row=example.id) from None
+
+    def run(self, head: Head, windows: Sequence[Window]) -> list[Any]:
+        """The logits of each of a few windows, computed together.
+
+        Raises:
+            CheckpointError: they are not numbers.
+        """
+        chunk = pad(windows, self.backend.pad_id)
+        logits = self.backend.run(chunk)
+        results = [head.unpadded(row, len(window)) for row, window in zip(logits, windows, strict=True)]
+        if not all(np.isfinite(found).all() for found in results):
+            raise CheckpointError("the weights give logits that are not finite numbers")
+        self.usage.windows += len(windows)
+        self.usage.tokens += int(chunk.attention_mask.sum())
+        self.usage.padded += chunk.attention_mask.size
+        return results
 
     def _run(self, task: Task[Any, Any], pool: Pool) -> list[Any]:
         """The logits of every window of a pool, in order."""
         windows = [window for _, ours in pool for window in ours]
         results: list[Any] = [None] * len(windows)
         for batch in by_budget([len(window) for window in windows], self.batch_tokens, waste=PADDING_TOLERATED):
-            chunk = pad([windows[index] for index in batch], self.backend.pad_id, batch)
-            logits = self.backend.run(chunk)
-            for row, index in enumerate(batch):
-                found = task.head.unpadded(logits[row], len(windows[index]))
-                if not np.isfinite(found).all():
-                    raise CheckpointError("the weights give logits that are not finite numbers")
+            for index, found in zip(batch, self.run(task.head, [windows[index] for index in batch]), strict=True):
                 results[index] = found
-            self.usage.windows += len(batch)
-            self.usage.tokens += int(chunk.attention_mask.sum())
-            self.usage.padded += chunk.attention_mask.size
         if sum(map(len, windows)) > self.batch_tokens:
             trim()
         return results

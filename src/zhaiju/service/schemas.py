@@ -1,0 +1,281 @@
+"""What goes over the wire.
+
+Offsets are half-open, `[start, end)`, and count Unicode code points of the text as it was sent: `text[start:end]` in
+Python. Where strings count UTF-16, as in JavaScript, slice `Array.from(text)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from zhaiju.data.examples import check_text
+from zhaiju.errors import DataError
+
+ItemT = TypeVar("ItemT")
+
+QUESTION = "誰在河邊修船？"
+CONTEXTS = ["林師傅在河邊修船。", "鎮上有兩家書店。"]
+START = "First code point of the quote in its paragraph (not UTF-16 unit, as JavaScript counts)."
+END = "The code point after its last."
+
+
+def _visible(text: str, *, empty_allowed: bool = False) -> str:
+    try:
+        return check_text(text, "", empty_allowed=empty_allowed)
+    except DataError as error:
+        raise ValueError(error.problem) from None
+
+
+Text = Annotated[str, AfterValidator(_visible)]
+Unicode = Annotated[str, AfterValidator(partial(_visible, empty_allowed=True))]
+
+
+def _config(*examples: Any) -> ConfigDict:
+    return ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": list(examples)})
+
+
+# --- requests
+
+
+class Batch(BaseModel, Generic[ItemT]):
+    """Several at once, answered in their order; one that is faulty refuses them all."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: Annotated[Sequence[ItemT], Field(min_length=1)]
+
+
+class AnswerRequest(BaseModel):
+    """A question over paragraphs, or over the indexed documents."""
+
+    model_config = _config({"question": QUESTION, "contexts": CONTEXTS}, {"question": QUESTION})
+
+    question: Text
+    contexts: Annotated[
+        list[Text] | None, Field(min_length=1, description="Paragraphs to quote from; without them the index is asked.")
+    ] = None
+
+
+class SelectRequest(BaseModel):
+    """A question and the paragraphs to choose from."""
+
+    model_config = _config({"question": QUESTION, "contexts": CONTEXTS})
+
+    question: Text
+    contexts: Annotated[list[Text], Field(min_length=1)]
+
+
+class ReadRequest(BaseModel):
+    """A question and the paragraph to quote from."""
+
+    model_config = _config({"question": QUESTION, "context": CONTEXTS[0]})
+
+    question: Text
+    context: Text
+
+
+class IntentRequest(BaseModel):
+    """An utterance."""
+
+    model_config = _config({"text": "book a boat for tomorrow"})
+
+    text: Text
+
+
+class SlotsRequest(BaseModel):
+    """A sentence, or the words of one."""
+
+    model_config = _config({"text": "book a boat for tomorrow"}, {"words": ["book", "a", "boat", "for", "tomorrow"]})
+
+    text: Text | None = None
+    words: Annotated[list[Unicode] | None, Field(min_length=1)] = None
+
+    @model_validator(mode="after")
+    def _one(self) -> SlotsRequest:
+        if (self.text is None) == (self.words is None):
+            raise ValueError("expected either text or words")
+        return self
+
+
+class DocumentUpload(BaseModel):
+    """A document: `text`, or the bytes of a file in base64, read by the suffix of its name."""
+
+    model_config = _config(
+        {"name": "notes.md", "text": "# 河邊\n\n林師傅在河邊修船。"}, {"name": "a.pdf", "base64": "JVBERi0…"}
+    )
+
+    name: Annotated[str, Field(description="Answers are quoted under it; one of the same name is replaced.")]
+    text: Unicode | None = None
+    base64: Unicode | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> DocumentUpload:
+        if (self.text is None) == (self.base64 is None):
+            raise ValueError("expected either text or base64")
+        return self
+
+
+class DocumentsRequest(BaseModel):
+    """Documents to add, all of them or none."""
+
+    model_config = _config({"documents": [{"name": "notes.md", "text": "# 河邊\n\n林師傅在河邊修船。"}]})
+
+    documents: Annotated[list[DocumentUpload], Field(min_length=1)]
+
+
+# --- responses
+
+
+class Results(BaseModel, Generic[ItemT]):
+    """One result an item, in order."""
+
+    results: Sequence[ItemT]
+
+
+class Span(BaseModel):
+    """A possible quote."""
+
+    text: str
+    start: Annotated[int, Field(description=START)]
+    end: Annotated[int, Field(description=END)]
+    score: Annotated[float, Field(description="Its probability, 0..1.")]
+
+
+class Quote(Span):
+    """A quote and where it stands."""
+
+    source: Annotated[str, Field(description="Index of the paragraph, or the document and the place in it.")]
+    index: Annotated[int | None, Field(description="Of the paragraph in contexts.")] = None
+    document: Annotated[str | None, Field(description="The document's name.")] = None
+    document_id: str | None = None
+    line: int | None = None
+    page: int | None = None
+    number: Annotated[int | None, Field(description="Of the paragraph in its document.")] = None
+    heading: Annotated[str | None, Field(description="The nearest above it.")] = None
+    paragraph: Annotated[str | None, Field(description="What start and end count in; null where you sent it.")] = None
+
+
+class AnswerResponse(BaseModel):
+    """The best quote, and the others."""
+
+    answer: Annotated[str, Field(description="The quote; empty where the documents do not seem to hold the answer.")]
+    start: Annotated[int, Field(description=START)]
+    end: Annotated[int, Field(description=END)]
+    score: Annotated[float, Field(description="Its probability among all quotes, 0..1.")]
+    source: Annotated[str, Field(description="Index of its paragraph, or its document and the place in it.")]
+    index: Annotated[int | None, Field(description="Of its paragraph in contexts.")] = None
+    selected: Annotated[float | None, Field(description="Probability of that paragraph.")] = None
+    found: Annotated[bool, Field(description="Whether there is an answer.")]
+    confidence: Annotated[float, Field(description="Probability that it is right, 0..1.")]
+    threshold: Annotated[float | None, Field(description="Confidence below which nothing is answered.")] = None
+    quotes: Annotated[Sequence[Quote], Field(description="Best first.")]
+
+
+class SelectResponse(BaseModel):
+    """The paragraph that answers the question."""
+
+    index: int
+    score: Annotated[float, Field(description="Its probability, 0..1.")]
+    scores: Annotated[Sequence[float], Field(description="The logit of every paragraph.")]
+
+
+class ReadResponse(BaseModel):
+    """The quote, and the others."""
+
+    answer: str
+    start: Annotated[int, Field(description=START)]
+    end: Annotated[int, Field(description=END)]
+    score: Annotated[float, Field(description="Its probability among all quotes, 0..1.")]
+    null_score: Annotated[float | None, Field(description="By how much the logit of no answer is above its own.")] = (
+        None
+    )
+    threshold: Annotated[float | None, Field(description="Score below which it is better to say nothing.")] = None
+    n_best: Sequence[Span]
+
+
+class LabelScore(BaseModel):
+    """A class and its probability."""
+
+    label: str
+    score: float
+
+
+class IntentResponse(BaseModel):
+    """What the utterance is about."""
+
+    label: str
+    score: Annotated[float, Field(description="Its probability, 0..1.")]
+    threshold: Annotated[float | None, Field(description="Score below which it is better to say nothing.")] = None
+    n_best: Sequence[LabelScore]
+
+
+class SlotSpan(BaseModel):
+    """A filled slot."""
+
+    label: str
+    text: str
+    start: Annotated[int, Field(description="First code point in the text; of words sent, the first word.")]
+    end: Annotated[int, Field(description="The one after the last.")]
+    score: Annotated[float, Field(description="Probability of its least sure tag, 0..1.")]
+
+
+class SlotsResponse(BaseModel):
+    """The filled slots, and a tag for each word."""
+
+    spans: Sequence[SlotSpan]
+    tags: Sequence[str]
+    scores: Annotated[Sequence[float], Field(description="Probability of each tag, 0..1.")]
+    threshold: Annotated[float | None, Field(description="Score below which a slot is better left out.")] = None
+
+
+class DocumentResponse(BaseModel):
+    """A document in the index."""
+
+    id: Annotated[str, Field(description="What to delete it by.")]
+    name: str
+    paragraphs: int
+
+
+class DocumentsResponse(BaseModel):
+    """Documents in the index."""
+
+    documents: Sequence[DocumentResponse]
+
+
+class Status(BaseModel):
+    """How the service is."""
+
+    status: str
+    tasks: Annotated[Sequence[str], Field(description="What it can do.")] = ()
+
+
+class Error(BaseModel):
+    """What went wrong."""
+
+    code: Annotated[str, Field(description="A word for programs.")]
+    message: Annotated[str, Field(description="A line for people.")]
+    field: Annotated[str | None, Field(description="What is at fault in the request.")] = None
+
+
+class ErrorResponse(BaseModel):
+    """Every error has this shape."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": {
+                        "code": "too_long",
+                        "message": "1,204 characters, expected at most 1,000",
+                        "field": "question",
+                    }
+                }
+            ]
+        }
+    )
+
+    error: Error

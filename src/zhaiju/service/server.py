@@ -1,0 +1,111 @@
+"""Listening, and stopping so that what was accepted is answered."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from zhaiju.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at an address, not listening yet.
+
+    Raises:
+        ConfigError: the address is taken, or none of this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
+    except OSError as error:
+        raise ConfigError(f"cannot listen at {host} port {port}: {error.strerror or error}") from None
+    return bound
+
+
+def address_of(bound: socket.socket) -> str:
+    """The address to open in a browser."""
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve_at(
+    bound: socket.socket,
+    app: FastAPI,
+    *,
+    grace: float = 30.0,
+    behind_proxy: bool = False,
+    started: Callable[[str], None] = lambda address: None,
+) -> None:
+    """Serve until SIGINT or SIGTERM comes; a second SIGINT stops at once.
+
+    Args:
+        bound: Where, from `bind`.
+        app: What.
+        grace: Seconds that a stop waits for what was accepted.
+        behind_proxy: Take clients' addresses from a proxy on this machine.
+        started: Called with the address once it listens.
+    """
+    _log_to_stderr()
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                started(address_of(bound))
+
+    server = Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,  # it would log what stands in addresses
+            lifespan="on",
+            server_header=False,
+            proxy_headers=behind_proxy,
+            timeout_graceful_shutdown=max(1, round(grace)),
+        )
+    )
+    with _stopping(server):
+        server.run(sockets=[bound])
+
+
+@contextmanager
+def _stopping(server: uvicorn.Server) -> Iterator[None]:
+    """Let a signal stop the server even before it has its own handlers, and not kill the process after it stopped."""
+
+    def stop(number: int, frame: Any) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name, level in (("zhaiju.service", logging.INFO), ("uvicorn.error", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(level)
+        logger.propagate = False

@@ -1,0 +1,305 @@
+"""What requests are answered with: the models behind their batchers, and from predictions to responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import cast
+
+from zhaiju.api import Model
+from zhaiju.corpus.ask import READ_N_BEST, Answer, Asker, Trust, fitted
+from zhaiju.data.examples import ReadPrediction
+from zhaiju.errors import ConfigError, DataError
+from zhaiju.inference.answer import Answerer, Joint
+from zhaiju.inference.backends import AUTO
+from zhaiju.inference.engine import Engine
+from zhaiju.modeling.checkpoint import STARTER
+from zhaiju.service import schemas
+from zhaiju.service.batching import Batch, Batcher, Ticket
+from zhaiju.service.documents import Documents, identity, shown_paragraph
+from zhaiju.service.limits import RequestError
+from zhaiju.tasks.read import ReadTask
+
+ASKING = 4  # questions of a request over documents that are worked on at a time
+QUOTES = 5
+
+
+@dataclass(frozen=True)
+class Models:
+    """Loaded models.
+
+    Attributes:
+        model: For each task that can be done an engine.
+        joint: How selector and reader are weighed over documents, lexical scores included.
+        trust: Judges answers from documents.
+    """
+
+    model: Model
+    joint: Joint | None = None
+    trust: Trust | None = None
+
+
+def load_models(
+    reader: str | None = STARTER,
+    selector: str | None = STARTER,
+    intent: str | None = None,
+    slots: str | None = None,
+    *,
+    backend: str = AUTO,
+    precision: str = "fp32",
+) -> Models:
+    """Load what a service is to do; None leaves a task out.
+
+    Raises:
+        ZhaijuError: one of them cannot be loaded.
+    """
+    found = []
+    if reader is not None:
+        found.append(Model.load(reader, selector=selector, task="read", backend=backend, precision=precision))
+    elif selector is not None:
+        found.append(Model.load(selector, task="select", backend=backend, precision=precision))
+    for task, name in (("intent", intent), ("slots", slots)):
+        if name is not None:
+            found.append(Model.load(name, task=task, backend=backend, precision=precision))
+    if not found:
+        raise ConfigError("no model named: expected a reader, a selector, an intent classifier or a slot tagger")
+    parts = {task: part for one in found for task, part in one.parts.items()}
+    where = {task: name for one in found for task, name in one.where.items()}
+    if selector is None:  # the starter's reader brings its own
+        parts.pop("select", None)
+        where.pop("select", None)
+    model = Model(parts, joint=found[0].joint)
+    model.where = where
+    model.thresholds = {task: value for one in found for task, value in one.thresholds.items()}
+    _warm_up(model)
+    joint, trust = fitted(where["read"], where.get("select")) if reader is not None else (None, None)
+    return Models(model, joint, trust)
+
+
+def _warm_up(model: Model) -> None:
+    """Have every model answer once, so that the first request is as quick as others.
+
+    And while there is one thread only: an encoding learns from its tokenizer by calling it, and no other may then.
+    """
+    if "read" in model.parts:
+        model.read("a", "b")
+    if "select" in model.parts:
+        model.select("a", ["b"])
+    if "intent" in model.parts:
+        model.intent("a")
+    if "slots" in model.parts:
+        model.slots("a")
+
+
+class Worker:
+    """Answers requests, each in the thread that it is called in.
+
+    Args:
+        models: The models; their engines are used by nobody else from now on.
+        documents: What is asked where a question comes without paragraphs.
+        window: Seconds that an idle engine waits for company of the first request.
+        batch_tokens: Tokens computed at once, padding included.
+        observe: Called with an engine's task and each batch it has computed.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        documents: Documents | None = None,
+        *,
+        window: float = 0.002,
+        batch_tokens: int = 4096,
+        observe: Callable[[str, Batch], None] = lambda task, batch: None,
+    ) -> None:
+        self.documents = documents
+        self.tasks = tuple(models.model.parts)
+        self._models = models
+        self._batchers: dict[str, Batcher] = {}
+        for task, (engine, _) in models.model.parts.items():
+            assert isinstance(engine, Engine)
+            engine.batch_tokens = batch_tokens
+            self._batchers[task] = Batcher(engine, window=window, observe=partial(observe, task))
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether every engine works."""
+        return all(batcher.is_alive for batcher in self._batchers.values())
+
+    def close(self, *, drain: bool = True) -> None:
+        """Do what was taken, or drop it, and take no more."""
+        for batcher in self._batchers.values():
+            batcher.close(drain=drain)
+        if self.documents is not None:
+            self.documents.close()
+
+    def needs(self, task: str) -> None:
+        """Raise an error if a task cannot be done."""
+        if task not in self.tasks:
+            loaded = ", ".join(self.tasks)
+            raise RequestError(404, "not_loaded", f"no model for {task} is loaded here, only for {loaded}")
+
+    def answer(self, items: Sequence[schemas.AnswerRequest], ticket: Ticket) -> list[schemas.AnswerResponse]:
+        """Quote from paragraphs, or from the documents."""
+        given = [place for place, item in enumerate(items) if item.contexts is not None]
+        open_ones = [place for place, item in enumerate(items) if item.contexts is None]
+        if open_ones and self.documents is None:
+            raise RequestError(422, "no_index", "contexts are needed: no documents are indexed here", field="contexts")
+        results = self._ask_all({place: items[place].question for place in open_ones}, ticket)
+        if given:
+            questions = [items[place].question for place in given]
+            contexts = [items[place].contexts or [] for place in given]
+            with _placed(given):
+                for place, prediction in zip(given, self._model(ticket).answer(questions, contexts), strict=True):
+                    results[place] = _answered(prediction)
+        return [results[place] for place in range(len(items))]
+
+    def select(self, items: Sequence[schemas.SelectRequest], ticket: Ticket) -> list[schemas.SelectResponse]:
+        """Choose a paragraph."""
+        questions, contexts = [item.question for item in items], [item.contexts for item in items]
+        return [
+            schemas.SelectResponse(index=found.index, score=found.score, scores=found.scores)
+            for found in self._model(ticket).select(questions, contexts)
+        ]
+
+    def read(self, items: Sequence[schemas.ReadRequest], ticket: Ticket) -> list[schemas.ReadResponse]:
+        """Quote from one paragraph."""
+        questions, contexts = [item.question for item in items], [item.context for item in items]
+        return [
+            schemas.ReadResponse(
+                answer=found.answer,
+                start=found.start,
+                end=found.end,
+                score=found.score,
+                null_score=found.null_score,
+                threshold=self._threshold("read"),
+                n_best=[
+                    schemas.Span(text=one.text, start=one.start, end=one.end, score=one.score) for one in found.n_best
+                ],
+            )
+            for found in self._model(ticket).read(questions, contexts)
+        ]
+
+    def intent(self, items: Sequence[schemas.IntentRequest], ticket: Ticket) -> list[schemas.IntentResponse]:
+        """Say what utterances are about."""
+        return [
+            schemas.IntentResponse(
+                label=found.label,
+                score=found.score,
+                threshold=self._threshold("intent"),
+                n_best=[schemas.LabelScore(label=one.label, score=one.score) for one in found.n_best],
+            )
+            for found in self._model(ticket).intent([item.text for item in items])
+        ]
+
+    def slots(self, items: Sequence[schemas.SlotsRequest], ticket: Ticket) -> list[schemas.SlotsResponse]:
+        """Find filled slots."""
+        given = [item.text if item.words is None else item.words for item in items]
+        found = self._model(ticket).slots(given, words=False)  # type: ignore[arg-type]  # some texts, some words
+        assert isinstance(found, list)
+        return [
+            schemas.SlotsResponse(
+                spans=[schemas.SlotSpan(**asdict(span)) for span in one.spans],
+                tags=one.tags,
+                scores=one.scores,
+                threshold=self._threshold("slots"),
+            )
+            for one in found
+        ]
+
+    def _model(self, ticket: Ticket) -> Model:
+        return self._models.model.through(lambda task, engine: self._batchers[task].predictor(ticket))
+
+    def _threshold(self, task: str) -> float | None:
+        return self._models.model.thresholds.get(task)
+
+    def _ask_all(self, questions: Mapping[int, str], ticket: Ticket) -> dict[int, schemas.AnswerResponse]:
+        """Ask the documents, in threads where there are several questions, so that they are computed together."""
+        if len(questions) <= 1:
+            return {place: self._ask(question, ticket) for place, question in questions.items()}
+        pool = ThreadPoolExecutor(min(ASKING, len(questions)), thread_name_prefix="zhaiju-ask")
+        results = {}
+        try:
+            asked = {place: pool.submit(self._ask, question, ticket) for place, question in questions.items()}
+            for place, future in asked.items():
+                with _placed([place]):
+                    results[place] = future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return results
+
+    def _ask(self, question: str, ticket: Ticket) -> schemas.AnswerResponse:
+        assert self.documents is not None
+        ticket.check()
+        parts = self._model(ticket).parts
+        reader, read_task = parts["read"]
+        selector, select_task = parts.get("select", (None, None))
+        many = replace(cast(ReadTask, read_task), n_best=READ_N_BEST)
+        answerer = Answerer(reader, selector, read_task=many, select_task=select_task, joint=self._models.joint)
+        return _from_documents(Asker(answerer, self._models.trust).ask(question, self.documents))
+
+
+@contextmanager
+def _placed(places: Sequence[int]) -> Iterator[None]:
+    """Have an error name the item of the request and not its place among some of them."""
+    try:
+        yield
+    except DataError as error:
+        row = str(places[int(error.row or 0)])
+        raise DataError(error.problem, row=row, field=error.field, found=error.found, expected=error.expected) from None
+
+
+def _answered(found: ReadPrediction) -> schemas.AnswerResponse:
+    return schemas.AnswerResponse(
+        answer=found.answer,
+        start=found.start,
+        end=found.end,
+        score=found.score,
+        source=found.source,
+        index=found.index,
+        selected=found.selected,
+        found=bool(found.answer),
+        confidence=found.score,
+        quotes=[
+            schemas.Quote(
+                text=one.text, start=one.start, end=one.end, score=one.score, source=one.source, index=int(one.source)
+            )
+            for one in found.n_best
+        ],
+    )
+
+
+def _from_documents(found: Answer) -> schemas.AnswerResponse:
+    quotes = []
+    for quote in found.quotes[:QUOTES]:
+        paragraph = shown_paragraph(quote.paragraph)
+        quotes.append(
+            schemas.Quote(
+                text=quote.text,
+                start=quote.start,
+                end=quote.end,
+                score=quote.score,
+                source=paragraph.source,
+                document=paragraph.document,
+                document_id=identity(quote.paragraph.document),
+                line=paragraph.line,
+                page=paragraph.page,
+                number=paragraph.number,
+                heading=paragraph.heading,
+                paragraph=paragraph.text,
+            )
+        )
+    best = quotes[0] if found.found else None
+    return schemas.AnswerResponse(
+        answer=best.text if best else "",
+        start=best.start if best else 0,
+        end=best.end if best else 0,
+        score=best.score if best else 0.0,
+        source=best.source if best else "",
+        found=found.found,
+        confidence=found.confidence,
+        threshold=found.threshold,
+        quotes=quotes,
+    )

@@ -351,10 +351,10 @@ def test_k_and_weight_of_a_pair_are_not_used_once_one_of_them_is_calibrated_to_a
         for other in (1.0, 1.6, 1.5001):
             save_calibration(path, {"temperature": other})
             assert load_joint(*pair) is None
-            assert zhaiju.load(pair[0], selector=pair[1])._joint is None
+            assert zhaiju.load(pair[0], selector=pair[1]).joint is None
         save_calibration(path, {"temperature": 1.5})
         assert load_joint(*pair) == fitted  # what was fitted is still there
-    assert zhaiju.load(pair[0], selector=pair[1])._joint == fitted
+    assert zhaiju.load(pair[0], selector=pair[1]).joint == fitted
     save_calibration(where["read"], {"temperature": 3.0})
     save_joint(*pair, PIPELINE, {})
     assert load_joint(*pair) == PIPELINE

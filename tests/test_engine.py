@@ -291,4 +291,4 @@ def test_memory_does_not_grow_with_the_number_of_examples(encoding, monkeypatch)
         return highest
 
     peak(100)  # fills the caches
-    assert peak(1200) < 1.25 * peak(150)
+    assert peak(2400) < 1.6 * peak(300)  # how many pools are there at once depends on the threads

@@ -17,6 +17,7 @@ from zhaiju.data.formats import load_contexts, read_qa
 from zhaiju.data.readers import open_examples
 from zhaiju.errors import DataError
 from zhaiju.files import atomic_directory
+from zhaiju.inference import engine as engine_module
 from zhaiju.inference.engine import make_engine
 from zhaiju.modeling import memory
 from zhaiju.modeling.checkpoint import Meta, Shape, from_scratch, load, save
@@ -106,6 +107,7 @@ def test_of_many_questions_few_are_held_at_a_time(run, checkpoints, tmp_path, mo
                 held[kind] = max(held.get(kind, 0), alive(kind))
         return original(prediction, *rest)
 
+    monkeypatch.setattr(engine_module, "POOL_TOKENS", 4096)  # these texts are short: a pool would be most of them
     monkeypatch.setattr(cli, "_answer_value", watch)
     monkeypatch.setattr(cli, "asdict", lambda prediction: {"answer": watch(prediction)})
     given = {

@@ -148,7 +148,7 @@ class Engine:
         Raises:
             CheckpointError: they are not numbers.
         """
-        chunk = pad(windows, self.backend.pad_id)
+        chunk = pad(windows, self.backend.pad_id, range(len(windows)))
         logits = self.backend.run(chunk)
         results = [head.unpadded(row, len(window)) for row, window in zip(logits, windows, strict=True)]
         if not all(np.isfinite(found).all() for found in results):

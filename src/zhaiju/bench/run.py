@@ -189,7 +189,7 @@ def page(record: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        f"`make bench` on {record['date']}: {record['machine']}, Python {record['python']}.",
+        f"`zhaiju bench` on {record['date']}: {record['machine']}, Python {record['python']}.",
         "",
         "Every way runs in a process of its own, with the same weights, rows and number of threads, one after another",
         "in turns. Times hold everything from texts to answers; loading is not in them. A ratio is the median over the",
@@ -280,7 +280,7 @@ def _plot(stem: Path, record: dict[str, Any]) -> None:
             one.set_yticks(range(len(bars)), names)
             one.invert_yaxis()
             one.axvline(1, color=INK, linewidth=1)
-            one.set_title(f"{title}, × {peer}")
+            one.set_title(f"{title}\n× {peer}")
             one.margins(x=0.15)
         for one in axes[len(panels) :]:
             one.set_visible(False)

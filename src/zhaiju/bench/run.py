@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import tempfile
 import time
@@ -19,6 +18,7 @@ from zhaiju.bench.workers import Timed, race, ratio
 from zhaiju.bench.works import HAYSTACK as HAYSTACK_WAY
 from zhaiju.bench.works import PIPELINE, PLAIN, WORKS, Sources, Work, sample
 from zhaiju.errors import ConfigError, ZhaijuError
+from zhaiju.threads import usable_cores
 
 PEERS = {PIPELINE: TRANSFORMERS, HAYSTACK_WAY: HAYSTACK}
 OURS = ("zhaiju", "torch", "transformers", "onnxruntime", "openvino", "numpy")
@@ -61,7 +61,7 @@ def bench(
     for name in only:
         if name not in WORKS:
             raise ConfigError(f"work {name!r} is not one of {', '.join(WORKS)}")
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or usable_cores()
     pythons: dict[str, str] = {}
     about: dict[str, str] = {"zhaiju": _own_versions()}
     for way, peer in PEERS.items() if peers else ():

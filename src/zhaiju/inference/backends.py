@@ -128,7 +128,7 @@ class OnnxBackend:
             path = graph_path(directory, precision)
             graph = path.read_bytes()
             self._arrays: dict[str, Floats] = {}  # the session looks into their memory
-            if path.name == path.relative_to(directory).as_posix():  # a graph beside the weights
+            if path.parent == Path(directory):  # a graph beside the weights
                 self._arrays = _referred(graph, Path(directory) / WEIGHTS_FILE)
                 values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in self._arrays.values()]
                 options.add_external_initializers(list(self._arrays), values)

@@ -3,6 +3,7 @@ import os
 import stat
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 
@@ -47,6 +48,50 @@ def test_old_file_stays_when_the_writer_raises(tmp_path, error):
         write()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["out.txt"]
+
+
+# Writes without end, and says when it has begun.
+WRITING = """
+import sys, time
+from pathlib import Path
+from zhaiju import files
+
+def go(stream_or_folder):
+    print("begun", flush=True)
+    time.sleep(60)
+
+path = Path(sys.argv[2])
+if sys.argv[1] == "file":
+    with files.atomic_open(path) as stream:
+        go(stream)
+else:
+    files.atomic_directory(path, go)
+"""
+
+
+@contextmanager
+def writer(kind, path):
+    process = subprocess.Popen([sys.executable, "-c", WRITING, kind, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "begun\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_what_a_killed_writer_left_is_removed_by_the_next_and_what_a_living_one_writes_is_not(tmp_path, kind):
+    path = tmp_path / "o[u]t"
+    with writer(kind, path) as killed:
+        killed.kill()
+        killed.wait()
+        (left,) = names(tmp_path)
+        with writer(kind, path):
+            (living,) = names(tmp_path)
+            assert living != left
+            write_text(path, "new") if kind == "file" else atomic_directory(path, lambda folder: None)
+            assert names(tmp_path) == [living, "o[u]t"]
 
 
 # RLIMIT_FSIZE makes the kernel refuse the bytes beyond it, as a full disk does; the signal would end the process.

@@ -3,7 +3,11 @@
 import gc
 import json
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from functools import partial
 from importlib.resources import files as resources
 from pathlib import Path
@@ -173,6 +177,26 @@ def test_a_pipe_is_read_once_and_what_was_tolerated_in_it_is_told_at_the_end(run
     assert code == 0, err
     assert "40 answers do not stand at their offset" in err
     assert (tmp_path / "pipe.json").read_bytes() == (tmp_path / "file.json").read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_signal_stops_with_one_line_and_leaves_nothing_half_written(tmp_path, number, said):
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "zhaiju.cli", "predict", "starter", pipe, "-o", tmp_path / "p.json"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process, pipe.open("w") as stream:
+        stream.writelines(json.dumps(row | {"answers": []}) + "\n" for row in rows(2))
+        stream.flush()
+        begun = time.monotonic()
+        while not list(tmp_path.glob(".p.json.*.tmp")):  # the pipe stays open: it waits for more
+            assert process.poll() is None
+            assert time.monotonic() - begun < 60
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (128 + number, f"zhaiju: {said}\n")
+    assert os.listdir(tmp_path) == ["pipe.jsonl"]
 
 
 EXAMPLES = {"intent": INTENTS, "slots": SLOTTED}

@@ -8,13 +8,14 @@ import io
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
 import typer
 
@@ -1630,6 +1631,8 @@ def _print_json(value: Any) -> None:
 
 def main() -> None:
     """Run the command line; every foreseen error is one line on stderr and exit code 2."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     threads.prepare()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -1638,9 +1641,9 @@ def main() -> None:
         code = app(standalone_mode=False)
     except ZhaijuError as error:
         code = _complain(str(error))
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        code = 130
+    except _Stopped as stopped:
+        _complain("interrupted" if stopped.number == signal.SIGINT else "terminated")
+        code = 128 + stopped.number
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
@@ -1656,6 +1659,18 @@ def main() -> None:
         else:
             code = _complain(f"{error.format_message()} (see zhaiju --help)")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+class _Stopped(BaseException):
+    """Ctrl-C or SIGTERM: no KeyboardInterrupt, of which the parser would make a silent exit."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    raise _Stopped(number)
 
 
 def _complain(message: str) -> int:

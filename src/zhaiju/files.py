@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import hashlib
 import json
@@ -44,18 +45,17 @@ def atomic_open(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
                 yield stream
             return
         path = path.resolve()  # a link stays a link
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        descriptor, temporary = _beside(path, folder=False)
         try:
             # What is no Unicode, such as a byte of a file's name, becomes an escape that JSON knows too.
             with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.chmod(name, 0o666 & ~_umask())
-            os.replace(name, path)
+                os.chmod(temporary, 0o666 & ~_umask())
+                os.replace(temporary, path)
         except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
+            temporary.unlink(missing_ok=True)
             raise
         sync_directory(path.parent)
 
@@ -96,14 +96,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def atomic_directory(path: Path, fill: Callable[[Path], None]) -> None:
     """Make the directory `path` by `fill(temporary)`, so that it appears only once it is whole.
 
-    An existing `path` is removed just before, so write under a new name what others point at. Left-overs of a
-    killed writer are named `.<name>.*.tmp` and removed by the next one.
+    An existing `path` is removed just before, so write under a new name what others point at.
     """
     with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-            shutil.rmtree(stale, ignore_errors=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        descriptor, temporary = _beside(path, folder=True)
         try:
             fill(temporary)
             for file in sorted(temporary.rglob("*")):
@@ -117,6 +114,8 @@ def atomic_directory(path: Path, fill: Callable[[Path], None]) -> None:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+        finally:
+            os.close(descriptor)
         sync_directory(path.parent)
 
 
@@ -153,9 +152,40 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
 
 def sync_directory(path: Path) -> None:
     """Flush a directory's entries to disk, so that a rename survives a power cut."""
+    with _opened(path) as descriptor:
+        os.fsync(descriptor)
+
+
+def _beside(path: Path, *, folder: bool) -> tuple[int, Path]:
+    """Make an empty temporary file or folder beside `path`, and remove what killed writers of it have left.
+
+    A writer holds a lock on its own for as long as it lives, so those of living ones stay.
+
+    Returns:
+        Its open descriptor, which holds the lock, and its name: `.<name>.*.tmp`.
+    """
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(OSError), _opened(stale) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+    while True:
+        if folder:
+            name = tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+            descriptor = os.open(name, os.O_RDONLY)
+        else:
+            descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        with suppress(OSError):  # not every network's file system locks; there nobody's left-overs are removed
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.path.exists(name):
+            return descriptor, Path(name)
+        os.close(descriptor)  # another writer took it for a left-over before it was locked
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
 

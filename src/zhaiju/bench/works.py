@@ -80,9 +80,9 @@ def sample() -> Path:
 
 def read_work(sources: Sources) -> Work:
     """Read with a 12-layer encoder."""
-    examples = _questions(sources)
+    examples = questions(sources)
     rows = _rows(sources, "read", [{"question": one.question, "context": one.context.text} for one in examples])
-    where, exported = _bert(sources, "read")
+    where, exported = make_bert(sources, "read")
     common = {"task": "read", "rows": rows, "checkpoint": where}
     narrow = {"backend": "torch", "precision": "fp32", "window": 384, "overlap": 128}
     ways = [*_ours(common, exported), Way("fp32, torch, windows of 384", "ours.py", common | narrow)]
@@ -104,10 +104,10 @@ def read_work(sources: Sources) -> Work:
 
 def same_answers_work(sources: Sources) -> Work:
     """The same settings on both sides: the same windows, the same limits, so the same answers."""
-    examples = [one for one in _questions(sources) if len(one.question) + len(one.context.text) < 480]
+    examples = [one for one in questions(sources) if len(one.question) + len(one.context.text) < 480]
     examples = examples[: max(4, sources.questions // 5)]
     rows = _rows(sources, "same", [{"question": one.question, "context": one.context.text} for one in examples])
-    where, exported = _bert(sources, "read")
+    where, exported = make_bert(sources, "read")
     common = {"task": "read", "rows": rows, "checkpoint": where}
     unlimited = {"max_seq_len": 512, "doc_stride": 64, "max_answer_len": 512, "align_to_words": False}
     ours = common | {"settings": {"max_answer_chars": 0}}
@@ -134,8 +134,8 @@ def answer_work(sources: Sources) -> Work:
         sources, "answer",
         [{"question": one.question, "contexts": [context.text for context in one.contexts]} for one in examples],
     )  # fmt: skip
-    reader, exported_reader = _bert(sources, "read")
-    selector, exported_selector = _bert(sources, "select")
+    reader, exported_reader = make_bert(sources, "read")
+    selector, exported_selector = make_bert(sources, "select")
     common = {"task": "answer", "rows": rows, "reader": reader, "selector": selector}
     exported = {"reader": exported_reader, "selector": exported_selector}
     ways = [Way(PLAIN, "plain_way.py", common)]
@@ -165,11 +165,11 @@ def slots_work(sources: Sources) -> Work:
 
 def latency_work(sources: Sources) -> Work:
     """One question at a time."""
-    examples = [one for one in _questions(sources) if len(one.context.text) >= LATENCY_CHARACTERS][:1]
-    one = examples[0] if examples else _questions(sources)[0]
+    examples = [one for one in questions(sources) if len(one.context.text) >= LATENCY_CHARACTERS][:1]
+    one = examples[0] if examples else questions(sources)[0]
     row = {"question": one.question, "context": (one.context.text * 20)[:LATENCY_CHARACTERS]}
     rows = _rows(sources, "latency", [row])
-    where, exported = _bert(sources, "read")
+    where, exported = make_bert(sources, "read")
     common = {"task": "read", "rows": rows, "checkpoint": where}
     ways = _ours(common, exported)
     for name, script in ((PIPELINE, "transformers_pipeline.py"), (HAYSTACK, "haystack_reader.py")):
@@ -221,7 +221,8 @@ def _ours(common: dict[str, Any], exported: str | dict[str, str]) -> list[Way]:
     return ways
 
 
-def _questions(sources: Sources) -> list[Any]:
+def questions(sources: Sources) -> list[Any]:
+    """The questions of the works on questions."""
     if sources.data:
         path = sources.data / "squad" / "drcd-dev.json"
         # One in so many, so that the first documents are not all of it.
@@ -247,10 +248,10 @@ def _rows(sources: Sources, name: str, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def _bert(sources: Sources, task: str) -> tuple[str, str]:
+def make_bert(sources: Sources, task: str) -> tuple[str, str]:
     """A random 12-layer BERT and its exported graphs."""
     where = sources.work / f"bert-{task}"
-    examples = _questions(sources)
+    examples = questions(sources)
     if not where.exists():
         import torch
 

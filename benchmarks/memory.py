@@ -28,7 +28,7 @@ from zhaiju import files, ui
 SIZES = (1_000, 20_000)
 PARAGRAPHS = 4_000  # of the course layout's context file, which stays in memory: as many for every size
 CANDIDATES = 2
-SENTENCES = (1, 4)  # of a paragraph: short, so that the questions are many
+SENTENCES = (4, 16)  # of a paragraph, about 20 characters each
 WHO = ["林師傅", "王小姐", "老張", "陳館長", "阿滿姨", "周醫師", "何船長", "蘇老師", "許站長", "郭同學"]
 WHEN = ["清晨", "午後", "上個月", "去年冬天", "每逢初一", "颱風過後", "節慶前夕", "退休那年"]
 WHERE = ["碼頭邊", "山腰的茶園", "舊車站", "圖書館二樓", "市集東側", "小學操場", "燈塔下", "河堤上"]

@@ -515,6 +515,24 @@ def train(
     _known_task(task)
     if output is None and profile is None:
         raise ConfigError("no directory for the run: name one with -o")
+    from zhaiju.training.processes import is_first
+
+    with nullcontext() if is_first() else ui.silent():
+        _train(task, chosen, train, dev, output, context=context, overwrite=overwrite, profile=profile, as_json=as_json)
+
+
+def _train(
+    task: str,
+    settings: TrainSettings,
+    train: list[Path],
+    dev: list[Path] | None,
+    output: Path | None,
+    *,
+    context: Path | None,
+    overwrite: bool,
+    profile: int | None,
+    as_json: bool,
+) -> None:
     from zhaiju.training import run as training
     from zhaiju.training.loop import Evaluated, Event, Started, Stepped
 
@@ -523,16 +541,16 @@ def train(
         train,
         dev or (),
         context=context,
-        seed=chosen.split_seed,
-        bio=chosen.bio,
-        skip_faulty=chosen.skip_faulty,
+        seed=settings.split_seed,
+        bio=settings.bio,
+        skip_faulty=settings.skip_faulty,
     )
     _report_log(data.log)
     ui.note(f"{task}: {len(data.train)} training and {len(data.dev)} dev examples")
     if output is None or profile is not None:
         from zhaiju.training.profile import profile as take_apart
 
-        _print_profile(take_apart(task, chosen, data, profile or 1), as_json)
+        _print_profile(take_apart(task, settings, data, profile or 1), as_json)
         return
     with ui.progress("training", None) as advance:
 
@@ -546,7 +564,7 @@ def train(
             elif isinstance(event, Evaluated):
                 ui.note(f"step {event.step}: {_shown(event.metrics)}{' (best so far)' if event.best else ''}")
 
-        result = training.train(task, chosen, data, output, overwrite=overwrite, on_event=on_event)
+        result = training.train(task, settings, data, output, overwrite=overwrite, on_event=on_event)
     values = {
         "run": str(result.run),
         "finished": result.finished,

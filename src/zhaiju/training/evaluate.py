@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zhaiju.data.encoding import Encoding
 from zhaiju.data.examples import QAExample, ReadPrediction
@@ -15,6 +15,9 @@ from zhaiju.tasks.base import Task
 from zhaiju.tasks.calibration import expected_calibration_error
 from zhaiju.tasks.metrics import OUTCOMES, outcome
 from zhaiju.tasks.tagging import confusions, intent_table, slot_table
+
+if TYPE_CHECKING:
+    from zhaiju.training.processes import Processes
 
 
 def together(predict: Callable[[Iterable[Any]], Iterator[Any]], examples: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
@@ -94,6 +97,7 @@ def evaluate(
     *,
     threshold: float | None = None,
     progress: Progress | None = None,
+    processes: Processes | None = None,
 ) -> tuple[dict[str, float], list[Any]]:
     """Predict all examples and score them.
 
@@ -103,6 +107,7 @@ def evaluate(
         examples: Labelled.
         threshold: Also say what remains when only what is at least as sure is answered.
         progress: Called with the number of examples done since the last call.
+        processes: Those that each predict their share of the examples, a list; all of them get the figures of all.
 
     Returns:
         The task's figures, `ece` (expected calibration error) and, with a threshold, `coverage` and
@@ -110,8 +115,12 @@ def evaluate(
         predictions, in the examples' order.
     """
     tally = Tally(task)
-    for example, prediction in together(partial(engine.predict, task, progress=progress), examples):
+    ours = examples if processes is None else processes.share(list(examples))
+    for example, prediction in together(partial(engine.predict, task, progress=progress), ours):
         tally.add(example, prediction)
+    if processes is not None:
+        tally.examples = processes.together(tally.examples)
+        tally.predictions = processes.together(tally.predictions)
     return tally.report(threshold), tally.predictions
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from zhaiju.config import TrainSettings
 from zhaiju.data.batching import for_epoch
@@ -25,6 +24,7 @@ from zhaiju.modeling.memory import trim
 from zhaiju.modeling.network import Network, collate
 from zhaiju.modeling.parts import is_parametrised
 from zhaiju.tasks.base import Item, Task
+from zhaiju.training.processes import Processes
 
 TRIM_STEPS = 20
 SECTIONS = ("collating", "forward", "backward", "optimiser", "averaging", "giving memory back")  # of a step
@@ -111,6 +111,7 @@ class Loop:
         settings: The settings.
         evaluate: Scores the network as it is on the dev set.
         pad_id: Token to pad with.
+        processes: Those that train it together; None: this one alone, or what it was launched as.
 
     Raises:
         TrainingError: the examples give nothing to train on.
@@ -126,6 +127,7 @@ class Loop:
         *,
         evaluate: Callable[[], dict[str, float]],
         pad_id: int,
+        processes: Processes | None = None,
     ) -> None:
         self.task = task
         self.examples = examples
@@ -134,7 +136,8 @@ class Loop:
         self.evaluate = evaluate
         self.pad_id = pad_id
         self.section: Section = _untimed  # entered around each part of a step, and around making items
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        self.processes = processes or Processes()
+        self.accelerator = self.processes.accelerator
         optimizer = torch.optim.AdamW(_parameter_groups(network, settings.weight_decay), lr=settings.lr, fused=True)
         self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.trained: list[torch.Tensor] = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -285,25 +288,30 @@ class Loop:
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = lr
         self.network.train()
+        self.processes.seed(self.settings.seed, self.step)
         targets = sum(item.targets for items in group for item in items)
         total: Any = 0.0  # read once: on a GPU, reading waits for it
         tokens = padded = 0
         for place, items in enumerate(group):
+            ours = self.processes.share(items)
             with self.section("collating"):
-                batch = collate(items, self.task.head, self.pad_id)
+                batch = collate(ours or items[:1], self.task.head, self.pad_id)
             wait = self.accelerator.no_sync(self.network) if place < len(group) - 1 else nullcontext()
             autocast = torch.autocast(
                 self.accelerator.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
             )
             with wait:
                 with self.section("forward"), autocast:
-                    part = self.network(batch, self.settings.label_smoothing) / targets
+                    # Gradients are averaged over the processes, and are to be summed.
+                    weight = self.processes.count if ours else 0
+                    part = self.network(batch, self.settings.label_smoothing) / targets * weight
                 with self.section("backward"):
                     self.accelerator.backward(part)
-            total = total + part.detach().double()
-            tokens += batch.tokens[0]
-            padded += batch.tokens[1]
-        loss = float(total)
+            total = total + part.detach().double() / self.processes.count
+            if ours:
+                tokens += batch.tokens[0]
+                padded += batch.tokens[1]
+        loss, told, computed = self.processes.sum(float(total), tokens, padded)
         if not np.isfinite(loss):
             raise TrainingError(
                 f"the loss of step {self.step + 1} is {loss}; try a lower learning rate (now {lr:.2g}), "
@@ -324,8 +332,9 @@ class Loop:
         self.position += 1
         epoch = self.epoch + self.position / groups
         return Stepped(
-            self.step, epoch, loss, lr, norm, sum(map(len, group)), tokens, padded, time.perf_counter() - began
-        )
+            self.step, epoch, loss, lr, norm, sum(map(len, group)), int(told), int(computed),
+            time.perf_counter() - began,
+        )  # fmt: skip
 
     def _evaluate(self) -> Evaluated:
         began = time.perf_counter()

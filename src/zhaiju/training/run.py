@@ -29,8 +29,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ from zhaiju.threads import settle
 from zhaiju.training.evaluate import evaluate
 from zhaiju.training.loop import Evaluated, Event, Loop, Stepped
 from zhaiju.training.names import distinct
+from zhaiju.training.processes import Processes
 
 STATE_FILE = "training.pt"
 CALIBRATION_FILE = "calibration.json"
@@ -258,8 +260,12 @@ def train(
         TrainingError: see `Loop`.
     """
     _check_dev(task_name, data)
-    with _alone(run):
-        return _train(task_name, settings, data, run, overwrite, on_event, on_progress)
+    processes = Processes()
+    with ExitStack() as lock:
+        resumed = processes.first(
+            lambda: (lock.enter_context(_alone(run)), _claim(run, task_name, settings, data, overwrite=overwrite))[1]
+        )
+        return _train(task_name, settings, data, run, resumed, processes, on_event, on_progress)
 
 
 def _train(
@@ -267,45 +273,61 @@ def _train(
     settings: TrainSettings,
     data: TrainData,
     run: Path,
-    overwrite: bool,
+    resumed: Path | None,
+    processes: Processes,
     on_event: Callable[[Event], None],
     on_progress: Callable[[int], None] | None,
 ) -> RunResult:
-    resumed = _claim(run, task_name, settings, data, overwrite=overwrite)
-    checkpoint, loop = assemble(task_name, settings, data, resumed, on_progress=on_progress)
+    checkpoint, loop = assemble(task_name, settings, data, resumed, processes=processes, on_progress=on_progress)
     if resumed is not None:
         loop.load_state_dict(torch.load(resumed / STATE_FILE, weights_only=True, map_location="cpu"))
-        if loop.best_step:  # a kill may have come between writing the checkpoint and pointing at it
-            files.point(run / "best", _step_directory(run, loop.best_step))
-    _truncate_metrics(run / "metrics.jsonl", loop.step, evaluated=loop.evaluated_step)
+    processes.first(lambda: _prepare(run, loop))
     own = {"read": "max_answer_chars", "slots": "pieces"}.get(task_name)
     search = {own: getattr(settings, own)} if own else {}
     meta = Meta(task=task_name, search=search)
 
-    def keep() -> None:
-        _save(run, loop, checkpoint, meta)
-
-    with _stop_requests() as stop, (run / "metrics.jsonl").open("a", encoding="utf-8") as log:
+    with _stop_requests() as stop, _logging(run, first=processes.rank == 0) as log:
         for event in loop.events():
-            _log(log, event)
+            log(event)
             on_event(event)
             saved = False
             if isinstance(event, Evaluated) or (
                 isinstance(event, Stepped) and settings.save_every and event.step % settings.save_every == 0
             ):
-                keep()
+                processes.first(lambda: _save(run, loop, checkpoint, meta))
                 saved = True
-            if stop.is_set() and not loop.finished:
+            if processes.any(stop.is_set()) and not loop.finished:
                 if not saved and loop.step:
-                    keep()
+                    processes.first(lambda: _save(run, loop, checkpoint, meta))
                 return _result(run, loop, finished=False)
-    if not (run / "last").exists():
-        keep()
-    result = _result(run, loop, finished=True)
-    if not (run / OUTCOMES_FILE).is_file():
-        _conclude(run, task_name, settings, data, on_progress)
-    files.write_text(run / "README.md", model_card(task_name, settings, data, result))
-    return result
+
+    def conclude() -> RunResult:
+        if not (run / "last").exists():
+            _save(run, loop, checkpoint, meta)
+        result = _result(run, loop, finished=True)
+        if not (run / OUTCOMES_FILE).is_file():
+            _conclude(run, task_name, settings, data, on_progress)
+        files.write_text(run / "README.md", model_card(task_name, settings, data, result))
+        return result
+
+    return processes.first(conclude)
+
+
+def _prepare(run: Path, loop: Loop) -> None:
+    """Make what stands in the run's directory agree with the loop's state."""
+    if loop.best_step:  # a kill may have come between writing the checkpoint and pointing at it
+        files.point(run / "best", _step_directory(run, loop.best_step))
+    _truncate_metrics(run / "metrics.jsonl", loop.step, evaluated=loop.evaluated_step)
+
+
+@contextmanager
+def _logging(run: Path, *, first: bool) -> Iterator[Callable[[Event], None]]:
+    """Give a function that the first process appends events to metrics.jsonl with."""
+    if not first:
+        yield lambda event: None
+        return
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+        yield partial(_log, stream)
 
 
 def assemble(
@@ -314,6 +336,7 @@ def assemble(
     data: TrainData,
     resumed: Path | None = None,
     *,
+    processes: Processes | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[Checkpoint, Loop]:
     """A network and the loop that trains it, as the settings say.
@@ -323,9 +346,11 @@ def assemble(
         settings: The settings.
         data: From `load_train_data`.
         resumed: A checkpoint of the same training to start from; the loop's state is not loaded.
+        processes: Those that train together; None: this one alone, or what it was launched as.
         on_progress: Called with the number of dev examples done during evaluations.
     """
     settle(settings.threads)
+    processes = processes or Processes()
     torch.manual_seed(settings.seed)
     labels = labels_of(task_name, data.train)
     task = make_task(task_name, labels=labels, **asdict(settings))
@@ -352,9 +377,9 @@ def assemble(
     known = [example for example in data.train if example.missing(task_name) is None][: settings.eval_train]
 
     def judge() -> dict[str, float]:
-        report = evaluate(engine, task, data.dev, progress=on_progress)[0]
+        report = evaluate(engine, task, data.dev, progress=on_progress, processes=processes)[0]
         if known:
-            seen, _ = evaluate(engine, task, known)
+            seen, _ = evaluate(engine, task, known, processes=processes)
             report |= {f"train_{name}": seen[name] for name in (task.primary_metric, "loss") if name in seen}
         return report
 
@@ -366,6 +391,7 @@ def assemble(
         settings,
         evaluate=judge,
         pad_id=pad_id,
+        processes=processes,
     )
 
 
@@ -615,7 +641,7 @@ def _stop_requests() -> Iterator[threading.Event]:
         return
 
     def request(number: int, frame: Any) -> None:
-        if stop.is_set():
+        if stop.is_set() and number == signal.SIGINT:  # a launcher makes a SIGTERM of the first
             raise KeyboardInterrupt
         stop.set()
 

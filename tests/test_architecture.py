@@ -28,6 +28,7 @@ LAYERS = [
     "bench",
     "cli",
     "demo",
+    "__main__",
 ]
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from budget import examples
 from zhaiju.corpus.documents import Paragraph
-from zhaiju.data.formats import read_qa
+from zhaiju.data.formats import ReadLog, context_file, load_contexts, read_qa
 from zhaiju.errors import DataError, OutputError
 from zhaiju.service import labels as module
 from zhaiju.service.app import make_app
@@ -291,6 +291,9 @@ def test_what_else_the_file_holds_stays(write):
         "labels.json",
         squad((BOAT, [qa("a", ("林師傅", 0), source="甲"), qa("長.id", ("船", 7))]), (SHOPS, []), version="9", by="乙"),
     )
+    value = json.loads(path.read_text("utf-8"))
+    value["data"].append({"title": ["no text"], "paragraphs": []})
+    write("labels.json", value)
     with Labels(path, sources("新的。")) as labels:
         odd = next(example.id for example in labels.examples() if example.question and example.id != "a")
         put(labels, "a", 1, "在修船的是？")
@@ -303,7 +306,7 @@ def test_what_else_the_file_holds_stays(write):
     assert [row["id"] for row in first["qas"]] == ["a", "長.id"]
     assert first["qas"][1]["question"] == "修什麼？"
     assert second == {"context": SHOPS, "qas": []}
-    assert value["data"][1]["title"] == "a.md"
+    assert [article["title"] for article in value["data"]] == ["書", ["no text"], "a.md"]
 
 
 @pytest.mark.parametrize("act", [lambda labels: put(labels, "b"), lambda labels: labels.delete("a", Ticket())])
@@ -363,6 +366,21 @@ def test_a_late_or_closed_change_is_not_made(output):
     with pytest.raises(StoppedError):
         put(labels, "a")
     assert not output.exists()
+
+
+def test_changes_at_a_time_are_all_made(output):
+    with Labels(output, sources(BOAT)) as labels:
+        making = [
+            threading.Thread(target=lambda own=own: [put(labels, f"{own}-{number}") for number in range(10)])
+            for own in range(5)
+        ]
+        for thread in making:
+            thread.start()
+        for thread in making:
+            thread.join()
+    assert {example.id for example in read_qa(output)} == {
+        f"{own}-{number}" for own in range(5) for number in range(10)
+    }
 
 
 def test_one_process_at_a_time(output, tmp_path):
@@ -477,7 +495,7 @@ def test_a_data_file_brings_its_questions_to_correct(write, output):
                 BOAT,
                 [qa("a", ("林師傅", 0), ("林師傅", 0)), qa("moved", ("船", 0)), qa("lost", ("飛機", 0)), qa("open")],
             ),
-            (SHOPS, [qa("none", is_impossible=True)]),
+            (SHOPS, [qa("none", is_impossible=True), qa("faulty", ("書店", "2"))]),
         ),
     )
     told = []
@@ -494,7 +512,11 @@ def test_a_data_file_brings_its_questions_to_correct(write, output):
         labels.delete("a", Ticket())
         labels.delete("lost", Ticket())
         put(labels, "moved", 0, "換了？", [(6, 8)])
-    assert [line.partition(": ")[2].partition(" ")[0] for line in told] == ["1", "1"]
+    assert [re.sub(r"^.*data.json: ", "", line) for line in told] == [
+        "row faulty: answers[0].start: wrong type, found '2', expected a whole number",
+        "1 answers did not stand at their offset; they moved to the nearest place that has them",
+        "1 answers do not stand in their paragraph and were left out",
+    ]
     with Labels(output, read_sources([path])) as labels:  # what was deleted stays so, what was corrected too
         found = {example.id: example for example in labels.examples()}
         assert set(found) == {"moved", "none", "open"}
@@ -541,6 +563,26 @@ def test_a_file_can_be_corrected_in_its_place(write):
     assert found.answers[0].text == "師傅"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["squad/drcd-dev.json", "squad/cmrc2018-trial.json", "course/public.json"])
+def test_real_data_passes_through_unchanged(shared, output, name):
+    path = shared / name
+    beside = context_file(path)
+    contexts = load_contexts(beside) if beside else None
+    with Labels(output, read_sources([path])):
+        pass
+    log = ReadLog(skip_faulty=True)
+    original = list(read_qa(path, contexts=contexts, log=log))
+    moved = {fault.row for fault in log.misaligned}
+    found = {row.id: row for row in read_qa(output)}
+    assert set(found) == {row.id for row in original}
+    for row in original:
+        same = found[row.id]
+        assert (same.question, same.context.text) == (row.question, row.context.text)
+        if row.id not in moved:
+            assert same.answers == tuple(dict.fromkeys(row.answers))
+
+
 def test_questions_from_a_text_file_are_offered_at_their_likely_paragraph(write, output):
     path = write("questions.txt", "鎮上有幾家書店？\n\n  誰在河邊修船？\n鎮上有幾家書店？\n")
     given = sources(BOAT, SHOPS)
@@ -575,13 +617,14 @@ def test_an_offered_question_has_an_id_that_can_be_addressed(output):
 
 
 @contextmanager
-def command(*arguments):
+def command(*arguments, **environment):
     """`zhaiju label` at a free port: its process, its address, and a function that waits and gives its last lines."""
     process = subprocess.Popen(
         [sys.executable, "-m", "zhaiju.cli", "label", "--port", "0", *map(str, arguments)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, **environment},
     )
     lines = []
     reading = threading.Thread(target=lambda: lines.extend(process.stderr))
@@ -610,7 +653,9 @@ def command(*arguments):
 @pytest.mark.slow
 def test_the_command_labels_and_says_what_comes_next(write, output, run):
     notes = write("a.md", NOTES)
-    with command(notes, "-o", output) as (process, address, ended):
+    browser = write("browser", f'#!/bin/sh\necho "$1" > {output}.address\n')
+    browser.chmod(0o700)
+    with command(notes, "-o", output, "--open", BROWSER=f"{browser} %s") as (process, address, ended):
         assert httpx.put(f"{address}/v1/labels/q1", json=WHO, timeout=30).status_code == 200
         none = {"paragraph": 1, "question": "誰在修船？", "answers": []}
         assert httpx.put(f"{address}/v1/labels/q2", json=none, timeout=30).status_code == 200
@@ -620,6 +665,7 @@ def test_the_command_labels_and_says_what_comes_next(write, output, run):
         process.send_signal(signal.SIGINT)
         code, told = ended()
         assert code == 0
+        assert Path(f"{output}.address").read_text() == f"{address}/#label\n"
         assert f"2 questions in {output}" in told
         assert f"zhaiju train read --train {output}" in told
     code, out, _ = run("check", output, "--json", "--strict")

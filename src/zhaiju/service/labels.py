@@ -97,7 +97,7 @@ def read_sources(
 
     An answer that does not stand at its offset moves to the nearest place where its text stands; where there is none,
     the question is open, as is one without answers. An open question about one of several paragraphs is put to the
-    one that BM25 ranks first.
+    one that BM25 ranks first. Faulty rows are left out, unless a file has no others.
 
     Args:
         paths: Documents, folders of them, and data files in any of the layouts for questions.
@@ -395,18 +395,25 @@ def _read_data(path: Path, context: Path | None, sources: Sources, warn: Callabl
     if squad is not None:
         sources.paragraphs += _squad_paragraphs(squad["data"], _plain(path.name))
     log = ReadLog()
-    moved = lost = 0
+    moved = lost = read = 0
     for row in rows(path):
         try:
             example = parse_row(row, contexts=contexts, log=log)
         except DataError as error:
-            raise error.located(file=path, row=row.id) from None
+            log.skipped.append(error.located(file=path, row=row.id))
+            log.misaligned.clear()
+            continue
+        read += 1
         if squad is None:
             sources.paragraphs += [Paragraph(one.text, _plain(path.name)) for one in example.contexts]
         found = [Span(one.text, one.nearest) for one in log.misaligned if one.nearest is not None]
         moved, lost = moved + len(found), lost + len(log.misaligned) - len(found)
         log.misaligned.clear()
         sources.questions.append(_question(example, (*example.answers, *found)))
+    if log.skipped and not read:
+        raise log.skipped[0]
+    if log.skipped:
+        warn(f"{len(log.skipped)} faulty rows left out, first {log.skipped[0]}")
     if moved:
         warn(f"{path}: {moved} answers did not stand at their offset; they moved to the nearest place that has them")
     if lost:
@@ -486,7 +493,7 @@ def _put(articles: list[dict[str, Any]], place: Paragraph, key: str, question: d
 
 def _add(articles: list[dict[str, Any]], added: Iterable[tuple[Paragraph, dict[str, Any]]]) -> None:
     """Add questions, each to its paragraph; a new one to the first article that has its document's name as title."""
-    titles = {article.get("title"): article for article in reversed(articles)}
+    titles = {title: article for article in reversed(articles) if isinstance(title := article.get("title"), str)}
     contexts = {
         paragraph["context"]: paragraph for article in reversed(articles) for paragraph in article["paragraphs"]
     }
@@ -613,7 +620,7 @@ def _alone(path: Path) -> Iterator[None]:
 def _locked(lock: Path) -> int | None:
     """A descriptor that holds the lock file; None: another process holds it."""
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

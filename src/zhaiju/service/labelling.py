@@ -102,6 +102,7 @@ def add_labels(
         run: Runs the work of a request.
         responses: The errors, as they are documented.
     """
+    app.state.labels = labels
     changed = {"model": schemas.ErrorResponse, "description": "Another program has changed the file"}
     told: dict[int | str, dict[str, Any]] = {name: dict(value) for name, value in responses.items()} | {409: changed}
 

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -1345,11 +1346,7 @@ def serve(
     )  # fmt: skip
     if uploads and index is None:
         raise ConfigError("--uploads needs an index to put documents into; name it with --index")
-    try:
-        from zhaiju.service.app import make_app
-        from zhaiju.service.server import bind, serve_at
-    except ImportError as error:
-        raise ConfigError(f'{error.name} is not installed; pip install "zhaiju[serve]"') from None
+    make_app, bind, serve_at = _service()
     from zhaiju.modeling.memory import keep_steady
     from zhaiju.service.documents import Documents
     from zhaiju.service.work import load_models
@@ -1374,6 +1371,89 @@ def serve(
             behind_proxy=behind_proxy,
             started=lambda address: ui.note(f"serving {', '.join(models.model.parts)} at {address}, Ctrl-C stops"),
         )
+
+
+@app.command(epilog="Example: zhaiju label notes/ report.pdf -o labels.json")
+def label(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            help="Documents and folders of them, and data files, whose questions can be corrected.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The file of the SQuAD shape that is written; one there goes on.")
+    ],
+    context: ContextFile = None,
+    suggest: Annotated[
+        Path | None, typer.Option(help="A text file of questions, one a line, to be answered; each at a likely place.")
+    ] = None,
+    reader: Annotated[
+        str, typer.Option(help="Proposes answers: starter, a run, a checkpoint directory or a hub id.")
+    ] = "starter",
+    port: Annotated[int, typer.Option(help="Port to listen at; 0: any that is free.", min=0, max=65535)] = 8000,
+    open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in the browser.")] = False,
+    token_file: Annotated[
+        Path | None, typer.Option(help="Bearer tokens, as for zhaiju serve. Default: ZHAIJU_TOKEN, or none.")
+    ] = None,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "fp32",
+) -> None:
+    """Mark questions and answers in your own paragraphs, on a page in the browser, to train on; Ctrl-C stops.
+
+    Each change is in the file at once. Only this machine reaches the page.
+    """
+    make_app, bind, serve_at = _service()
+    from zhaiju.modeling.memory import keep_steady
+    from zhaiju.service.labels import Labels, read_questions, read_sources
+    from zhaiju.service.work import load_models
+
+    settings = Settings(tokens=_tokens(token_file), hosts=LOOPBACK)
+    _check_output(output)
+    keep_steady()
+    with bind(LOOPBACK[0], port) as listening:
+        sources = read_sources(paths, context=context, warn=_warn)
+        if suggest is not None:
+            sources.questions += read_questions(suggest, sources.paragraphs)
+        with Labels(output, sources) as labels:
+
+            def started(address: str) -> None:
+                ui.note(ui.one_line(f"labelling into {output} at {address}/#label, Ctrl-C stops"))
+                if open_page:
+                    _open_in_browser(f"{address}/#label")
+
+            serve_at(
+                listening,
+                make_app(settings, load_models(reader, None, backend=backend, precision=precision), labels=labels),
+                grace=settings.grace,
+                started=started,
+            )
+            count = labels.count
+    ui.note(ui.one_line(f"{count} question{'' if count == 1 else 's'} in {output}"))
+    if count:
+        ui.note(ui.one_line(f"next: zhaiju train read --train {shlex.quote(str(output))} --encoder NAME -o runs/read"))
+
+
+def _open_in_browser(address: str) -> None:
+    """Without waiting: a browser in a terminal returns when it is left."""
+    import threading
+    import webbrowser
+
+    def show() -> None:
+        if not webbrowser.open(address):
+            ui.note(f"no browser found; open {address}")
+
+    threading.Thread(target=show, daemon=True).start()
+
+
+def _service() -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    """What makes the application, what binds its address, what serves it there."""
+    try:
+        from zhaiju.service.app import make_app
+        from zhaiju.service.server import bind, serve_at
+    except ImportError as error:
+        raise ConfigError(f'{error.name} is not installed; pip install "zhaiju[serve]"') from None
+    return make_app, bind, serve_at
 
 
 def _tokens(path: Path | None) -> tuple[str, ...]:

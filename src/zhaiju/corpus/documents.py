@@ -1042,10 +1042,11 @@ def _is_wanted(folder: Path, entry: os.DirEntry[str], warn: Callable[[str], None
         return True
     if not known or not entry.is_file(follow_symlinks=False):
         return False
-    return path.suffix.lower() != ".json" or _is_context(path)
+    return path.suffix.lower() != ".json" or is_list_of_texts(path)
 
 
-def _is_context(path: Path) -> bool:
+def is_list_of_texts(path: Path) -> bool:
+    """Whether a JSON file begins as a list of texts, which is a document; others hold data."""
     try:
         with path.open("rb") as stream:
             return bool(_LIST_OF_TEXTS.match(stream.read(4096)))

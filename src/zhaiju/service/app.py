@@ -22,6 +22,8 @@ from zhaiju.service import schemas
 from zhaiju.service.batching import LateError, StoppedError, Ticket
 from zhaiju.service.documents import Document, Documents, told
 from zhaiju.service.guard import TICKET, WORK, Guard
+from zhaiju.service.labelling import add_labels
+from zhaiju.service.labels import Labels
 from zhaiju.service.limits import RETRY_SECONDS, Gate, RequestError, Settings, at_most
 from zhaiju.service.metrics import Metrics
 from zhaiju.service.work import Models, Worker
@@ -50,13 +52,16 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def make_app(settings: Settings, models: Models, documents: Documents | None = None) -> FastAPI:
+def make_app(
+    settings: Settings, models: Models, documents: Documents | None = None, labels: Labels | None = None
+) -> FastAPI:
     """The application.
 
     Args:
         settings: What it accepts.
         models: What it answers with; used by nobody else from now on.
         documents: What is asked where a question comes without paragraphs.
+        labels: What is labelled; closed by whoever made it.
     """
     gate = Gate(settings.queue)
     metrics = Metrics(lambda: gate.inside)
@@ -227,6 +232,8 @@ def make_app(settings: Settings, models: Models, documents: Documents | None = N
         """Take a document out of the index."""
         index = indexed(changing=True)
         return _document(await run(request, lambda ticket: index.delete(id, ticket)))
+
+    add_labels(app, labels, settings=settings, run=run, responses=responses)
 
     @app.get("/healthz", tags=["service"])
     async def healthz() -> schemas.Status:

@@ -5,7 +5,6 @@ import base64
 import binascii
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any, TypeVar
@@ -24,6 +23,7 @@ from zhaiju.service.documents import Document, Documents, told
 from zhaiju.service.guard import TICKET, WORK, Guard
 from zhaiju.service.limits import RETRY_SECONDS, Gate, RequestError, Settings, at_most
 from zhaiju.service.metrics import Metrics
+from zhaiju.service.turns import Crew
 from zhaiju.service.work import Models, Worker
 
 ABOUT = (
@@ -67,13 +67,15 @@ def make_app(settings: Settings, models: Models, documents: Documents | None = N
         batch_tokens=settings.batch_tokens,
         observe=metrics.computed,
     )
-    threads = ThreadPoolExecutor(settings.queue, thread_name_prefix="zhaiju-request")
+    crew = Crew(settings.queue, worker.turns)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(metrics.watch_loop())
         yield
+        watching.cancel()
         worker.close(drain=False)  # what was accepted has been answered, or its time is over
-        threads.shutdown(cancel_futures=True)
+        crew.close()
 
     app = FastAPI(
         title="Zhaiju",
@@ -96,10 +98,10 @@ def make_app(settings: Settings, models: Models, documents: Documents | None = N
     app.state.gate = gate
     _add_errors(app)
 
-    async def run(request: Request, work: Callable[[Ticket], T]) -> T:
-        """Do the work of a request in a thread, until its deadline."""
+    async def run(request: Request, work: Callable[[Ticket], T], *, aside: bool = False) -> T:
+        """Do the work of a request in a thread, until its deadline; aside: most of it is not Python."""
         ticket: Ticket = request.scope[TICKET]
-        future = asyncio.get_running_loop().run_in_executor(threads, work, ticket)
+        future = asyncio.wrap_future((crew.run_aside if aside else crew.run)(lambda: work(ticket)))
         future.add_done_callback(lambda done: done.cancelled() or done.exception())  # it was told, or came too late
         request.scope[WORK] = future
         await asyncio.wait({future}, timeout=ticket.deadline - asyncio.get_running_loop().time())
@@ -212,21 +214,21 @@ def make_app(settings: Settings, models: Models, documents: Documents | None = N
             contents = [(one.name, _content(one, f"documents[{at}]")) for at, one in enumerate(given.documents)]
             return index.add(contents, ticket)
 
-        added = await run(request, add)
+        added = await run(request, add, aside=True)
         return schemas.DocumentsResponse(documents=[_document(one) for one in added])
 
     @app.get("/v1/documents", responses=responses, tags=["documents"])
     async def list_documents(request: Request) -> schemas.DocumentsResponse:
         """The documents in the index, by name."""
         index = indexed()
-        found = await run(request, lambda ticket: index.list())
+        found = await run(request, lambda ticket: index.list(), aside=True)
         return schemas.DocumentsResponse(documents=[_document(one) for one in found])
 
     @app.delete("/v1/documents/{id}", responses=responses, tags=["documents"])
     async def delete_document(request: Request, id: str) -> schemas.DocumentResponse:  # noqa: A002
         """Take a document out of the index."""
         index = indexed(changing=True)
-        return _document(await run(request, lambda ticket: index.delete(id, ticket)))
+        return _document(await run(request, lambda ticket: index.delete(id, ticket), aside=True))
 
     @app.get("/healthz", tags=["service"])
     async def healthz() -> schemas.Status:

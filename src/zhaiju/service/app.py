@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -20,7 +21,7 @@ from zhaiju.errors import DataError
 from zhaiju.service import schemas
 from zhaiju.service.batching import LateError, StoppedError, Ticket
 from zhaiju.service.documents import Document, Documents, told
-from zhaiju.service.guard import TICKET, WORK, Guard
+from zhaiju.service.guard import TICKET, WORK, Door, Guard
 from zhaiju.service.limits import RETRY_SECONDS, Gate, RequestError, Settings, at_most
 from zhaiju.service.metrics import Metrics
 from zhaiju.service.turns import Crew
@@ -86,7 +87,8 @@ def make_app(settings: Settings, models: Models, documents: Documents | None = N
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.add_middleware(Guard, settings=settings, gate=gate, metrics=metrics)
+    door = Door(gate, metrics)
+    app.add_middleware(Guard, settings=settings, gate=gate, metrics=metrics, door=door)
     if settings.cors:
         app.add_middleware(
             CORSMiddleware,
@@ -96,6 +98,7 @@ def make_app(settings: Settings, models: Models, documents: Documents | None = N
         )
     app.state.worker = worker
     app.state.gate = gate
+    app.state.door = door
     _add_errors(app)
 
     async def run(request: Request, work: Callable[[Ticket], T], *, aside: bool = False) -> T:
@@ -249,6 +252,7 @@ def make_app(settings: Settings, models: Models, documents: Documents | None = N
         """Counters, for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    door.routes = frozenset(route.path for route in app.routes if isinstance(route, APIRoute))
     return app
 
 

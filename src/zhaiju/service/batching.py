@@ -1,8 +1,8 @@
 """Requests that arrive together are computed together.
 
 A `Batcher` stands before one engine. Requests, each in a thread of its own, take turns to cut their texts into windows
-and hand them over; the batcher's thread takes windows of several requests at a time, as many as a batch of the engine holds, and
-gives each request its logits as soon as its last window is done.
+and hand them over; the batcher's thread takes windows of several requests at a time, as many as a batch of the engine
+holds, and gives each request its logits as soon as its last window is done.
 
 Whose windows come next is fair queueing: a request is due once it has waited as long as its tokens are worth
 (`SECONDS_PER_TOKEN`), so that a short one passes a long one, and a long one is passed only by those that arrive soon
@@ -177,7 +177,9 @@ class Batcher:
         now = time.monotonic()
         tokens = sum(map(len, windows))
         due = now + SECONDS_PER_TOKEN * tokens
-        job = _Job(head, windows, ticket, self._turns, now, due, tokens, left=len(windows), logits=[None] * len(windows))
+        job = _Job(
+            head, windows, ticket, self._turns, now, due, tokens, left=len(windows), logits=[None] * len(windows)
+        )
         with self._changed:
             if not self._open:
                 raise StoppedError

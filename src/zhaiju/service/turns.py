@@ -1,9 +1,9 @@
 """Threads that take turns in Python.
 
 Python's interpreter runs one thread at a time, and whoever wants it queues for it: a server whose every request is a
-thread that wants it would let its event loop wait behind all of them, a few milliseconds for each. So only a few threads
-run at a time, and whoever waits for something else (an engine, a file) waits without a turn, and is woken once: when
-there is both what it waits for and a turn for it.
+thread that wants it would let its event loop wait behind all of them, a few milliseconds for each. So only a few run at
+a time. Whoever waits for something else (an engine, a search) waits without a turn, and is woken once: when there is
+both what it waits for and a turn for it.
 """
 
 from __future__ import annotations

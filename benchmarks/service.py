@@ -4,12 +4,12 @@ Parts, each alone with --part:
 
     plain     the plain handler: clients that each ask one question after another
     serve     the same of `zhaiju serve`
-    overload  ten times the requests a second that it serves, sent whatever comes of them; then how soon all is as it was
+    overload  ten times the requests a second that it serves, sent whatever comes of them; then how soon it is over
 
 Servers and clients share the machine. The clients are one loop over raw sockets in this process; a latency runs from
-the moment a request was handed to the socket to the moment its answer was seen to be there. What the clients cost is
-told with each part: their share of one processor, and how long their loop was kept from looking at the sockets (p99).
-With --nice below 0 (which takes privileges) they are held up less.
+when a request was handed to the socket to when its answer was seen to be there. What the clients cost is told with each
+part: their share of one processor, and how long their loop was kept from looking at the sockets (p99). With --nice
+below 0 (which takes privileges) they are held up less.
 
     python benchmarks/service.py [--route read] [--part all] [--clients 32] [--seconds 60] [--reader starter]
                                  [--intent DIR] [--backend auto] [--precision fp32] [--plain-reader starter]

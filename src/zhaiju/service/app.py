@@ -3,17 +3,18 @@
 import asyncio
 import base64
 import binascii
+import json
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -24,7 +25,7 @@ from zhaiju.service.documents import Document, Documents, told
 from zhaiju.service.guard import TICKET, WORK, Door, Guard
 from zhaiju.service.limits import RETRY_SECONDS, Gate, RequestError, Settings, at_most
 from zhaiju.service.metrics import Metrics
-from zhaiju.service.turns import Crew
+from zhaiju.service.turns import Crew, Turns
 from zhaiju.service.work import Models, Worker
 
 ABOUT = (
@@ -47,6 +48,7 @@ PHRASES = {
     503: "Too many requests at a time; try again",
     504: "Not done in time, and dropped",
 }
+PARSED_AT_ONCE = 1 << 16  # bytes of a body, which take less than a millisecond
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -88,6 +90,7 @@ def make_app(settings: Settings, models: Models, documents: Documents | None = N
         lifespan=lifespan,
     )
     door = Door(gate, metrics)
+    app.router.route_class = _route_class(worker.turns)
     app.add_middleware(Guard, settings=settings, gate=gate, metrics=metrics, door=door)
     if settings.cors:
         app.add_middleware(
@@ -254,6 +257,52 @@ def make_app(settings: Settings, models: Models, documents: Documents | None = N
 
     door.routes = frozenset(route.path for route in app.routes if isinstance(route, APIRoute))
     return app
+
+
+def _route_class(turns: Turns) -> type[APIRoute]:
+    """Routes whose large bodies are parsed in threads, since the event loop answers nobody meanwhile."""
+
+    class Route(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+            if not self.dependant.body_params:
+                return handle
+            expected: Any = TypeAdapter(cast(Any, self.dependant.body_params[0].field_info.annotation))
+
+            def parse(body: bytes) -> Any:
+                with turns.taken():
+                    try:
+                        return expected.validate_python(json.loads(body))
+                    except ValidationError as error:
+                        raise RequestValidationError(
+                            [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_input=False)]
+                        ) from None
+                    except (ValueError, RecursionError):
+                        raise RequestError(400, "not_json", "the body is not JSON") from None
+
+            async def handle_large(request: Request) -> Response:
+                body = await request.body()
+                if len(body) <= PARSED_AT_ONCE:
+                    return await handle(request)
+                return await handle(_Parsed(request, await asyncio.to_thread(parse, body)))
+
+            return handle_large
+
+    return Route
+
+
+class _Parsed(Request):
+    """A request whose body was parsed and validated."""
+
+    def __init__(self, request: Request, value: Any) -> None:
+        super().__init__(request.scope, request.receive)
+        self._value = value
+
+    async def body(self) -> bytes:
+        return b"parsed"
+
+    async def json(self) -> Any:
+        return self._value
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -81,20 +81,30 @@ def serve_at(
             if self.started:
                 started(address_of(bound))
 
-    server = Server(
-        uvicorn.Config(
-            app,
-            http=protocol(app.state.door, patience=patience, connections=connections),
-            log_config=None,
-            access_log=False,  # it would log what stands in addresses
-            lifespan="on",
-            server_header=False,
-            proxy_headers=behind_proxy,
-            timeout_graceful_shutdown=max(1, round(grace)),
-        )
-    )
+    server = Server(configured(app, grace=grace, patience=patience, connections=connections, behind_proxy=behind_proxy))
     with _stopping(server):
         server.run(sockets=[bound])
+
+
+def configured(
+    app: FastAPI,
+    *,
+    grace: float = 30.0,
+    patience: float = 10.0,
+    connections: int = 512,
+    behind_proxy: bool = False,
+) -> uvicorn.Config:
+    """How it is served; see `serve_at`."""
+    return uvicorn.Config(
+        app,
+        http=protocol(app.state.door, patience=patience, connections=connections),
+        log_config=None,
+        access_log=False,  # it would log what stands in addresses
+        lifespan="on",
+        server_header=False,
+        proxy_headers=behind_proxy,
+        timeout_graceful_shutdown=max(1, round(grace)),
+    )
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import re
 import select
 import socket
@@ -277,6 +278,12 @@ def figures(seen: Seen) -> dict[str, float]:
     return found | {"clients_share": seen.share, "clients_lag_ms": seen.lag_ms}
 
 
+def used(process: psutil.Process) -> float:
+    """Seconds of a processor that a process has taken."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
 @contextmanager
 def memory(process: psutil.Process) -> Iterator[list[int]]:
     """Resident bytes, looked at ten times a second."""
@@ -297,7 +304,7 @@ def memory(process: psutil.Process) -> Iterator[list[int]]:
 
 
 def requests_of(route: str, data: Path) -> list[bytes]:
-    """What is asked: the course's public questions, or CLINC150's dev utterances."""
+    """What is asked, shuffled by a seed: the course's public questions, or CLINC150's dev utterances."""
     if route == "intent":
         rows = json.loads((data / "intent" / "eval.json").read_text("utf-8"))
         bodies = [json.dumps({"text": row["text"]}).encode() for row in rows]
@@ -308,6 +315,7 @@ def requests_of(route: str, data: Path) -> list[bytes]:
             told = [contexts[at] for at in row["paragraphs"]]
             body = {"contexts": told} if route == "answer" else {"context": contexts[row["relevant"]]}
             bodies.append(json.dumps({"question": row["question"]} | body, ensure_ascii=False).encode())
+    random.Random(0).shuffle(bodies)  # neighbours are of one text, and long ones stand together
     head = f"POST /v1/{route} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: "
     return [f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies]
 
@@ -319,13 +327,16 @@ def overload(
     alone = ask(port, requests, 2, clients=1).answers
     usual = float(np.median([took for _, took, _ in alone]))
     with memory(process) as resident:
+        before = used(process)
         seen = ask(port, requests, seconds, rate=rate)
+        taken = used(process) - before
         after = ask(port, requests, 3, clients=1)
     slow = [began + took - seen.ended for began, took, status in after.answers if status != 200 or took > 3 * usual]
     drained = max((began + took - seen.ended for began, took, _ in seen.answers), default=0.0)
     return figures(seen) | {
         "sent_per_second": (len(seen.answers) + seen.broken) / seconds,
         "recovered_after_s": max([drained, *slow]),
+        "server_share": taken / (seconds + drained),
         "rss_before_mb": resident[0] / 2**20,
         "rss_most_mb": max(resident) / 2**20,
         "rss_after_mb": resident[-1] / 2**20,
@@ -349,7 +360,9 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
             ask(port, requests, options.warm, clients=options.clients)
             seconds = options.seconds if "serve" in parts else min(5.0, options.seconds)
             with memory(process) as resident:
+                before = used(process)
                 report["serve"] = figures(ask(port, requests, seconds, clients=options.clients))
+                report["serve"]["server_share"] = (used(process) - before) / seconds
             report["serve"]["rss_most_mb"] = max(resident) / 2**20
             if "overload" in parts:
                 rate = OVERLOAD * report["serve"]["per_second"]

@@ -678,6 +678,7 @@ def _connect(port):
     return connection
 
 
+@pytest.mark.usefixtures("parser")
 def test_a_full_service_refuses_before_the_body_comes_and_the_connection_stays_good(encoding):
     backend = Slow(free=False)
     body = json.dumps(READ[1]).encode()
@@ -725,6 +726,14 @@ def test_refusals_are_one_line_a_second_in_the_log(encoding, caplog, monkeypatch
     assert sum("503" in line for line in told) == 1
 
 
+@pytest.fixture(params=["httptools", "h11"])
+def parser(request, monkeypatch):
+    """What parses HTTP."""
+    if request.param == "h11":
+        monkeypatch.setattr("zhaiju.service.protocol.find_spec", lambda name: None)
+
+
+@pytest.mark.usefixtures("parser")
 def test_a_slow_head_is_408_and_closed(models):
     with listening(models, patience=0.5) as service:
         for sent in (b"", b"POST /v1/intent HTTP/1.1\r\nHost: "):
@@ -749,6 +758,7 @@ def test_a_slow_head_is_408_and_closed(models):
             assert (status, json.loads(told)["error"]["code"]) == (408, "slow_body")
 
 
+@pytest.mark.usefixtures("parser")
 def test_a_slow_answer_is_no_slow_head(encoding):
     backend = Slow(free=False)
     body = json.dumps(READ[1]).encode()
@@ -763,6 +773,7 @@ def test_a_slow_answer_is_no_slow_head(encoding):
         assert _response(connection)[0] == 200
 
 
+@pytest.mark.usefixtures("parser")
 def test_whoever_takes_nothing_of_its_answers_is_cut_off(models):
     with listening(models, patience=0.5) as service, socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -775,6 +786,7 @@ def test_whoever_takes_nothing_of_its_answers_is_cut_off(models):
         _until(lambda: not connections)
 
 
+@pytest.mark.usefixtures("parser")
 def test_past_so_many_connections_the_next_is_refused(models):
     with listening(models, connections=3) as service:
         kept = [_connect(service.port) for _ in range(3)]

@@ -47,7 +47,7 @@ class Settings:
         log_texts: Log the texts of requests.
     """
 
-    queue: int = 64
+    queue: int = 40  # the starter on two cores is through with them in two seconds
     deadline: float = 30.0
     patience: float = 10.0
     connections: int = 512

@@ -710,6 +710,29 @@ def test_a_full_service_refuses_before_the_body_comes_and_the_connection_stays_g
     assert backend.windows == 2
 
 
+def test_a_refused_request_whose_body_never_comes_is_closed_without_another_answer(encoding):
+    backend = Slow(free=False)
+    body = json.dumps(READ[1]).encode()
+    with (
+        listening(slow_models(backend, encoding), queue=1, window_ms=0, patience=0.5) as service,
+        _connect(service.port) as first,
+        _connect(service.port) as slow,
+        _connect(service.port) as idle,
+    ):
+        first.sendall(_head(len(body)) + body)
+        assert backend.begun.wait(10)
+        slow.sendall(_head(len(body)) + body[:1])
+        idle.sendall(_head(len(body)) + body)
+        assert _response(slow)[0] == _response(idle)[0] == 503
+        assert _response(slow)[0] == 0
+        time.sleep(0.5)
+        backend.free.set()
+        assert _response(first)[0] == 200
+        _until(lambda: not service.app.state.gate.inside)
+        idle.sendall(_head(len(body)) + body)  # nothing was owed on this one
+        assert _response(idle)[0] == 200
+
+
 def test_refusals_are_one_line_a_second_in_the_log(encoding, caplog, monkeypatch):
     monkeypatch.setattr("zhaiju.service.guard.QUIET_SECONDS", 0.2)
     caplog.set_level(logging.INFO)

@@ -76,6 +76,9 @@ class _Careful(asyncio.Protocol):
             self.transport.close()  # now that what it sent was read, and would not reset the connection
             return
         super().data_received(data)
+        self._after_data()
+
+    def _after_data(self) -> None:
         if not self._awaits_head:
             self._hurry(None)
         elif self._reading is None:
@@ -105,7 +108,8 @@ class _Careful(asyncio.Protocol):
     def _give_up(self) -> None:
         self._reading = None
         if self._awaits_head and not self.transport.is_closing():
-            self.transport.write(SLOW)
+            if self.cycle is not _Refused:  # else it may ask for nothing more, and would take this for an answer
+                self.transport.write(SLOW)
             self.transport.close()
 
 
@@ -142,12 +146,25 @@ def protocol(door: Door, *, patience: float, connections: int) -> Any:
     refusal = head + door.body
 
     class Quick(_Careful, HttpToolsProtocol):
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            if self._awaits_head:
+                self._hurry(self._patience)
+
+        def on_message_complete(self) -> None:
+            self._hurry(None)
+            super().on_message_complete()
+
+        def _after_data(self) -> None:
+            """Nothing: the parser tells where in a request it is."""
+
         def on_headers_complete(self) -> None:
             self._hurry(None)
             if not (self.door.is_shut and self._awaits_head and self._is_plain):
                 super().on_headers_complete()
                 return
             self.cycle = cast(Any, _Refused)
+            self._hurry(self._patience)  # for its body
             self.transport.write(refusal)
             self.door.refused(self.url.partition(b"?")[0].decode("latin-1"), 0.0)
             self.on_response_complete()

@@ -1,25 +1,38 @@
 """`zhaiju serve` against the same checkpoint behind a plain FastAPI handler, one request per forward pass, in fp32.
 
-Clients that ask one question after another, then ten times the load that was served, then a look at how soon all is as
-before. Both servers and the clients share the machine. Prints a table, or with --json the figures.
+Parts, each alone with --part:
 
-    python benchmarks/service.py [--route read] [--clients 32] [--seconds 60] [--reader starter] [--intent DIR]
-                                 [--backend auto] [--precision fp32] [--data ../shared/data]
+    plain     the plain handler: clients that each ask one question after another
+    serve     the same of `zhaiju serve`
+    overload  ten times the requests a second that it serves, sent whatever comes of them; then how soon it is over
+
+Servers and clients share the machine. The clients are one loop over raw sockets in this process; a latency runs from
+when a request was handed to the socket to when its answer was seen to be there. What the clients cost is told with each
+part: their share of one processor, and how long their loop was kept from looking at the sockets (p99). With --nice
+below 0 (which takes privileges) they are held up less.
+
+    python benchmarks/service.py [--route read] [--part all] [--clients 32] [--seconds 60] [--reader starter]
+                                 [--intent DIR] [--backend auto] [--precision fp32] [--plain-reader starter]
+                                 [--plain-intent DIR] [--data ../shared/data] [--output page.md]
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
+import random
 import re
+import select
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +40,21 @@ import numpy as np
 import psutil
 
 import zhaiju
+from zhaiju.files import write_text
 
-Seen = tuple[float, float, int]  # began, took, status
 OVERLOAD = 10
+MOST_CONNECTIONS = 900  # of the open loop; what finds none free is counted, not sent
+LATE = 10.0  # seconds that answers are waited for after the last request
+PARTS = ("plain", "serve", "overload")
 
 
 def plain(reader: str, intent: str | None) -> None:
     """The other way: a handler a route, a lock around the model."""
-    import socket
-
     import uvicorn
     from fastapi import Body, FastAPI
 
     app, lock = FastAPI(), threading.Lock()
-    models = {"read": zhaiju.load(reader, task="read")}
+    models = {} if reader == "none" else {"read": zhaiju.load(reader, task="read")}
     models |= {"intent": zhaiju.load(intent, task="intent")} if intent else {}
 
     @app.post("/v1/{route}")
@@ -65,7 +79,12 @@ def plain(reader: str, intent: str | None) -> None:
 @contextmanager
 def server(arguments: Sequence[str]) -> Iterator[tuple[int, psutil.Process]]:
     """Its port and its process."""
-    process = subprocess.Popen([sys.executable, *arguments], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: os.setpriority(os.PRIO_PROCESS, 0, 0),  # --nice is for the clients
+    )
     assert process.stderr is not None
     try:
         said = []
@@ -75,7 +94,7 @@ def server(arguments: Sequence[str]) -> Iterator[tuple[int, psutil.Process]]:
                 break
         else:
             raise SystemExit("".join(said))
-        threading.Thread(target=process.stderr.read, daemon=True).start()
+        threading.Thread(target=_drain, args=[process.stderr], daemon=True).start()
         time.sleep(2)  # until it listens
         yield int(found[1]), psutil.Process(process.pid)
     finally:
@@ -83,159 +102,326 @@ def server(arguments: Sequence[str]) -> Iterator[tuple[int, psutil.Process]]:
         process.wait(60)
 
 
+def _drain(stream: Any) -> None:
+    for _ in stream:
+        pass
+
+
+@dataclass
+class Seen:
+    """What clients saw.
+
+    Attributes:
+        answers: Of each answer when it was asked for, seconds that it took, and its status.
+        seconds: How long requests were sent.
+        ended: When the last was sent.
+        unsent: Requests that found no connection free.
+        broken: Connections that ended without an answer.
+        share: Of one processor, what the clients took.
+        lag_ms: How long the clients' loop was away from the sockets, 99th percentile.
+    """
+
+    answers: list[tuple[float, float, int]] = field(default_factory=list)
+    seconds: float = 0.0
+    ended: float = 0.0
+    unsent: int = 0
+    broken: int = 0
+    share: float = 0.0
+    lag_ms: float = 0.0
+
+
 class Connection:
-    """As little of HTTP as will do, so that the clients leave the processor to the servers."""
+    """A socket and what it waits for."""
 
-    def __init__(self, port: int, route: str) -> None:
-        self.port = port
-        self.head = (
-            f"POST /v1/{route} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: "
-        )
+    __slots__ = ("buffer", "connecting", "expected", "sent", "socket", "status")
 
-    async def __aenter__(self) -> Connection:
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
-        return self
+    def __init__(self, port: int) -> None:
+        self.socket = socket.socket()
+        self.socket.setblocking(False)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.connecting: bytes | None = None
+        self.buffer = b""
+        self.expected = 0
+        self.status = 0
+        self.sent = 0.0
+        with suppress(BlockingIOError):
+            self.socket.connect(("127.0.0.1", port))
 
-    async def __aexit__(self, *_: object) -> None:
-        self.writer.close()
+    def ask(self, request: bytes) -> None:
+        """Send a request, now or once it is connected."""
+        self.buffer, self.expected = b"", 0
+        self.sent = time.monotonic()
+        try:
+            if self.socket.send(request) != len(request):
+                raise SystemExit("a request did not fit into the socket's buffer; ask shorter ones")
+            self.connecting = None
+        except (BlockingIOError, OSError):
+            self.connecting = request
 
-    async def ask(self, body: bytes) -> Seen:
-        """Send one request and read its answer."""
-        began = time.monotonic()
-        self.writer.write(f"{self.head}{len(body)}\r\n\r\n".encode() + body)
-        head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
-        length = re.search(rb"content-length: (\d+)", head)
-        await self.reader.readexactly(int(length[1]) if length else 0)
-        return began, time.monotonic() - began, int(head.split()[1])
+    def read(self) -> bool | None:
+        """Whether an answer is whole; None: the other side is gone."""
+        try:
+            data = self.socket.recv(1 << 16)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return None
+        if not data:
+            return None
+        self.buffer += data
+        if not self.expected:
+            head = self.buffer.find(b"\r\n\r\n")
+            if head < 0:
+                return False
+            self.status = int(self.buffer[9:12])
+            length = re.search(rb"content-length: (\d+)", self.buffer[:head].lower())
+            self.expected = head + 4 + (int(length[1]) if length else 0)
+        return len(self.buffer) >= self.expected
 
 
-async def closed(port: int, route: str, bodies: Sequence[bytes], clients: int, seconds: float) -> list[Seen]:
-    """Clients that each wait for their answer before they ask again."""
-    until = time.monotonic() + seconds
-    seen: list[Seen] = []
+def ask(port: int, requests: Sequence[bytes], seconds: float, *, clients: int = 0, rate: float = 0.0) -> Seen:
+    """Ask for some seconds: so many clients, each waiting for its answer before it asks again, or so many a second."""
+    seen = Seen(seconds=seconds)
+    poll = select.epoll()
+    open_: dict[int, Connection] = {}
+    idle: deque[Connection] = deque()
+    number = 0
+    lags: list[float] = []
 
-    async def client(at: int) -> None:
-        async with Connection(port, route) as connection:
-            while time.monotonic() < until:
-                seen.append(await connection.ask(bodies[at % len(bodies)]))
-                at += clients
+    def send() -> None:
+        nonlocal number
+        request = requests[number % len(requests)]
+        number += 1
+        if idle:
+            connection = idle.pop()
+        elif len(open_) < (clients or MOST_CONNECTIONS):
+            connection = Connection(port)
+            open_[connection.socket.fileno()] = connection
+            poll.register(connection.socket, select.EPOLLIN | select.EPOLLOUT)
+        else:
+            seen.unsent += 1
+            return
+        connection.ask(request)
 
-    await asyncio.gather(*map(client, range(clients)))
+    def forget(connection: Connection) -> None:
+        del open_[connection.socket.fileno()]
+        connection.socket.close()
+
+    cpu, began = time.process_time(), time.monotonic()
+    until = began + seconds
+    for _ in range(clients):
+        send()
+    while True:
+        now = time.monotonic()
+        sending = now < until
+        if sending and rate:
+            while number < (now - began) * rate:
+                send()
+        elif not sending:
+            seen.ended = seen.ended or now
+            if len(idle) == len(open_) or now > until + LATE:
+                break
+        looked = time.monotonic()
+        events = poll.poll(0.001 if rate and sending else 0.05)
+        now = time.monotonic()  # what is ready was so by now, however long the others take below
+        for number_, event in events:
+            connection = open_[number_]
+            if event & select.EPOLLOUT:
+                poll.modify(number_, select.EPOLLIN)
+                if connection.connecting is not None:
+                    connection.ask(connection.connecting)
+            if not event & ~select.EPOLLOUT:
+                continue
+            whole = connection.read()
+            if whole is None:
+                if connection in idle:
+                    idle.remove(connection)
+                else:
+                    seen.broken += 1
+                forget(connection)
+                if clients and sending:
+                    send()
+            elif whole:
+                seen.answers.append((connection.sent, now - connection.sent, connection.status))
+                closes = b"\nconnection: close" in connection.buffer[: connection.expected].lower()
+                if closes:
+                    forget(connection)
+                else:
+                    idle.append(connection)
+                if clients and time.monotonic() < until:
+                    send()
+        lags.append(time.monotonic() - now + max(0.0, now - looked - 0.05))
+    seen.share = (time.process_time() - cpu) / (time.monotonic() - began)
+    seen.lag_ms = float(1000 * np.percentile(lags, 99)) if lags else 0.0
+    seen.broken += len(open_) - len(idle)
+    for connection in open_.values():
+        connection.socket.close()
     return seen
 
 
-async def flood(port: int, route: str, bodies: Sequence[bytes], rate: float, seconds: float) -> list[Seen]:
-    """So many requests a second whatever comes of them, over connections that are kept."""
-    seen: list[Seen] = []
-    free: list[Connection] = []
-    asking: set[asyncio.Task[None]] = set()
-
-    async def ask(body: bytes) -> None:
-        connection = free.pop() if free else await Connection(port, route).__aenter__()
-        seen.append(await connection.ask(body))
-        free.append(connection)
-
-    began = time.monotonic()
-    sent = 0
-    while (now := time.monotonic() - began) < seconds:
-        while sent < now * rate:
-            task = asyncio.create_task(ask(bodies[sent % len(bodies)]))
-            asking.add(task)
-            task.add_done_callback(asking.discard)
-            sent += 1
-        await asyncio.sleep(0.005)
-    await asyncio.gather(*asking)
-    for connection in free:
-        await connection.__aexit__()
-    return seen
-
-
-def figures(seen: Sequence[Seen], seconds: float) -> dict[str, float]:
+def figures(seen: Seen) -> dict[str, float]:
     """Requests a second and latencies of those that were answered, and how many were not."""
-    took = np.array([1000 * took for _, took, status in seen if status == 200] or [np.nan])
-    return {
-        "per_second": sum(status == 200 for *_, status in seen) / seconds,
+    took = np.array([1000 * took for _, took, status in seen.answers if status == 200] or [np.nan])
+    refused = np.array([1000 * took for _, took, status in seen.answers if status == 503] or [np.nan])
+    found = {
+        "per_second": sum(status == 200 for *_, status in seen.answers) / seen.seconds,
         "p50_ms": float(np.percentile(took, 50)),
         "p99_ms": float(np.percentile(took, 99)),
-        "refused": sum(status == 503 for *_, status in seen),
-        "errors": sum(status not in (200, 503) for *_, status in seen),
+        "errors": seen.broken + sum(status not in (200, 503) for *_, status in seen.answers),
+        "refused": sum(status == 503 for *_, status in seen.answers),
+    }
+    if found["refused"]:
+        found["refused_p50_ms"] = float(np.percentile(refused, 50))
+        found["refused_p99_ms"] = float(np.percentile(refused, 99))
+    if seen.unsent:
+        found["unsent"] = seen.unsent
+    return found | {"clients_share": seen.share, "clients_lag_ms": seen.lag_ms}
+
+
+def used(process: psutil.Process) -> float:
+    """Seconds of a processor that a process has taken."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+@contextmanager
+def memory(process: psutil.Process) -> Iterator[list[int]]:
+    """Resident bytes, looked at ten times a second."""
+    found: list[int] = [process.memory_info().rss]
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.1):
+            found.append(process.memory_info().rss)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        looking.join()
+
+
+def requests_of(route: str, data: Path) -> list[bytes]:
+    """What is asked, shuffled by a seed: the course's public questions, or CLINC150's dev utterances."""
+    if route == "intent":
+        rows = json.loads((data / "intent" / "eval.json").read_text("utf-8"))
+        bodies = [json.dumps({"text": row["text"]}).encode() for row in rows]
+    else:
+        contexts = json.loads((data / "course" / "context.json").read_text("utf-8"))
+        bodies = []
+        for row in json.loads((data / "course" / "public.json").read_text("utf-8")):
+            told = [contexts[at] for at in row["paragraphs"]]
+            body = {"contexts": told} if route == "answer" else {"context": contexts[row["relevant"]]}
+            bodies.append(json.dumps({"question": row["question"]} | body, ensure_ascii=False).encode())
+    random.Random(0).shuffle(bodies)  # neighbours are of one text, and long ones stand together
+    head = f"POST /v1/{route} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: "
+    return [f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies]
+
+
+def overload(
+    port: int, process: psutil.Process, requests: Sequence[bytes], rate: float, seconds: float
+) -> dict[str, float]:
+    """Figures of a flood, and of what follows."""
+    alone = ask(port, requests, 2, clients=1).answers
+    usual = float(np.median([took for _, took, _ in alone]))
+    with memory(process) as resident:
+        before = used(process)
+        seen = ask(port, requests, seconds, rate=rate)
+        taken = used(process) - before
+        after = ask(port, requests, 3, clients=1)
+    slow = [began + took - seen.ended for began, took, status in after.answers if status != 200 or took > 3 * usual]
+    drained = max((began + took - seen.ended for began, took, _ in seen.answers), default=0.0)
+    return figures(seen) | {
+        "sent_per_second": (len(seen.answers) + seen.broken) / seconds,
+        "recovered_after_s": max([drained, *slow]),
+        "server_share": taken / (seconds + drained),
+        "rss_before_mb": resident[0] / 2**20,
+        "rss_most_mb": max(resident) / 2**20,
+        "rss_after_mb": resident[-1] / 2**20,
     }
 
 
-def bodies_of(route: str, data: Path) -> list[bytes]:
-    """What is asked: the course's public questions, or CLINC150's dev utterances."""
-    if route == "intent":
-        rows = json.loads((data / "intent" / "eval.json").read_text("utf-8"))
-        return [json.dumps({"text": row["text"]}).encode() for row in rows]
-    contexts = json.loads((data / "course" / "context.json").read_text("utf-8"))
-    rows = json.loads((data / "course" / "public.json").read_text("utf-8"))
-    given = []
-    for row in rows:
-        told = [contexts[at] for at in row["paragraphs"]]
-        body = {"contexts": told} if route == "answer" else {"context": contexts[row["relevant"]]}
-        given.append(json.dumps({"question": row["question"]} | body, ensure_ascii=False).encode())
-    return given
-
-
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All figures."""
-    bodies = bodies_of(options.route, options.data)
-    own = ["--reader", options.reader] + (["--intent", options.intent] if options.intent else [])
-    ways = {
-        "plain": [__file__, "--plain", *own],
-        "zhaiju serve": ["-m", "zhaiju.cli", "serve", "--port", "0", "--backend", options.backend,
-                         "--precision", options.precision, *own, *options.serve],
-    }  # fmt: skip
-    report: dict[str, Any] = {}
-    for name, arguments in ways.items():
-        with server(arguments) as (port, process):
-            asyncio.run(closed(port, options.route, bodies, options.clients, 3))  # warm
-            seen = asyncio.run(closed(port, options.route, bodies, options.clients, options.seconds))
-            report[name] = figures(seen, options.seconds)
-            if name == "plain":
-                continue
-            before = process.memory_info().rss
-            rate = OVERLOAD * report[name]["per_second"]
-            seen = asyncio.run(flood(port, options.route, bodies, rate, options.flood))
-            ended = time.monotonic()
-            over = report["overload"] = figures(seen, options.flood)
-            refused = [1000 * took for _, took, status in seen if status == 503]
-            over["p99_of_refusals_ms"] = float(np.percentile(refused, 99)) if refused else 0.0
-            over["rss_before_mb"], over["rss_after_mb"] = before / 2**20, process.memory_info().rss / 2**20
-            alone = asyncio.run(closed(port, options.route, bodies, 1, 2))
-            usual = float(np.median([took for _, took, _ in alone[len(alone) // 2 :]]))
-            slow = [began + took - ended for began, took, status in alone if status != 200 or took > 3 * usual]
-            over["recovered_after_s"] = max(slow, default=0.0)
-    report["ratio"] = report["zhaiju serve"]["per_second"] / report["plain"]["per_second"]
+def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """All figures that are asked for."""
+    requests = requests_of(options.route, options.data)
+    parts = PARTS if options.part == "all" else (options.part,)
+    report: dict[str, dict[str, float]] = {}
+    if "plain" in parts:
+        reader, intent = options.plain_reader or options.reader, options.plain_intent or options.intent
+        with server([__file__, "--plain", "--reader", reader, *(["--intent", intent] if intent else [])]) as (port, _):
+            ask(port, requests, options.warm, clients=options.clients)
+            report["plain"] = figures(ask(port, requests, options.seconds, clients=options.clients))
+    if "serve" in parts or "overload" in parts:
+        arguments = ["--reader", options.reader, *(["--intent", options.intent] if options.intent else [])]
+        arguments += ["--backend", options.backend, "--precision", options.precision, *options.serve]
+        with server(["-m", "zhaiju.cli", "serve", "--port", "0", *arguments]) as (port, process):
+            ask(port, requests, options.warm, clients=options.clients)
+            seconds = options.seconds if "serve" in parts else min(5.0, options.seconds)
+            with memory(process) as resident:
+                before = used(process)
+                report["serve"] = figures(ask(port, requests, seconds, clients=options.clients))
+                report["serve"]["server_share"] = (used(process) - before) / seconds
+            report["serve"]["rss_most_mb"] = max(resident) / 2**20
+            if "overload" in parts:
+                rate = OVERLOAD * report["serve"]["per_second"]
+                report["overload"] = overload(port, process, requests, rate, options.flood)
+    if "plain" in report and "serve" in report:
+        report["serve"]["times_plain"] = report["serve"]["per_second"] / report["plain"]["per_second"]
     return report
+
+
+def page(options: argparse.Namespace, report: Mapping[str, Mapping[str, float]]) -> str:
+    """The figures as Markdown."""
+    names = list(dict.fromkeys(name for row in report.values() for name in row))
+    lines = [
+        f"# Service under load: {options.route}",
+        "",
+        f"{options.clients} clients, {options.seconds:g} s, {os.cpu_count()} logical processors, "
+        f"{options.backend} {options.precision} against plain fp32; overload: {OVERLOAD} times what was served, "
+        f"{options.flood:g} s.",
+        "",
+        "| | " + " | ".join(report) + " |",
+        "|---|" + "---|" * len(report),
+    ]
+    for name in names:
+        cells = ("" if name not in row else f"{row[name]:,.2f}".rstrip("0").rstrip(".") for row in report.values())
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--route", default="read", choices=["read", "answer", "intent"])
+    parser.add_argument("--part", default="all", choices=["all", *PARTS])
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--flood", type=float, default=10)
+    parser.add_argument("--warm", type=float, default=3, help="Seconds of requests that do not count.")
+    parser.add_argument("--flood", type=float, default=10, help="Seconds of overload.")
     parser.add_argument("--reader", default="starter")
     parser.add_argument("--intent")
+    parser.add_argument("--plain-reader", help="That of the plain handler, where --reader is an exported one.")
+    parser.add_argument("--plain-intent", help="The same of --intent.")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--nice", type=int, default=0, help="Niceness of the clients; below 0 takes privileges.")
     parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--serve", nargs=argparse.REMAINDER, default=[], help="More for zhaiju serve; comes last.")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--output", type=Path, help="A Markdown file to write.")
+    parser.add_argument("--serve", nargs=argparse.REMAINDER, default=[], help="More for zhaiju serve; comes last.")
     options = parser.parse_args()
     if options.plain:
         plain(options.reader, options.intent)
         return
+    if options.nice:
+        os.setpriority(os.PRIO_PROCESS, 0, options.nice)
     report = measure(options)
-    if options.json:
-        print(json.dumps(report, indent=2))
-        return
-    print(f"{options.route}, {options.clients} clients, {os.cpu_count()} logical processors")
-    for name, row in report.items():
-        print(f"{name}: {row:.2f}" if isinstance(row, float) else f"{name}: {json.dumps(row)}")
+    if options.output is not None:
+        write_text(options.output, page(options, report))
+    print(json.dumps(report, indent=2) if options.json else page(options, report), end="")
 
 
 if __name__ == "__main__":

@@ -7,19 +7,23 @@ import logging
 import os
 import random
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from importlib.resources import files as resources
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 
 import zhaiju
 from checkpoints import INTENTS, SLOTTED, bert
@@ -35,6 +39,8 @@ from zhaiju.service.app import make_app
 from zhaiju.service.batching import Batcher, LateError, StoppedError, Ticket
 from zhaiju.service.documents import Documents, identity, shown
 from zhaiju.service.limits import Rate, RequestError, Settings, check_host, client_token
+from zhaiju.service.server import bind, configured
+from zhaiju.service.turns import Baton, Crew, Turns
 from zhaiju.service.work import Models, load_models
 from zhaiju.tasks import ReadTask
 from zhaiju.training.run import TrainData, train
@@ -613,6 +619,344 @@ def test_a_client_that_goes_away_is_not_worked_for(encoding):
         held.join(10)
         assert sent[0]["status"] == 504
     assert backend.windows == 1
+
+
+# --- connections
+
+
+@contextmanager
+def listening(models, documents=None, **settings):
+    """An app behind a socket, in a thread: its port, its app and the server."""
+    chosen = Settings(**settings)
+    app = make_app(chosen, models, documents)
+    server = uvicorn.Server(configured(app, grace=1, patience=chosen.patience, connections=chosen.connections))
+    bound = bind("127.0.0.1", 0)
+    running = threading.Thread(target=server.run, args=[[bound]])
+    port = bound.getsockname()[1]
+    running.start()
+    try:
+        _until(lambda: server.started)
+        yield SimpleNamespace(port=port, app=app, server=server, address=f"http://127.0.0.1:{port}")
+    finally:
+        server.should_exit = True
+        running.join(30)
+        assert not running.is_alive()
+
+
+def _until(is_so, seconds=20):
+    until = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def _head(length, route="/v1/read"):
+    return (
+        f"POST {route} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+def _response(connection):
+    """Status, headers and body of the next answer on a socket; status 0: it was closed."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        data = connection.recv(1 << 16)
+        if not data:
+            return 0, b"", b""
+        received += data
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])
+    while len(body) < length:
+        body += connection.recv(1 << 16)
+    return int(head[9:12]), head.lower(), body
+
+
+def _connect(port):
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.settimeout(20)
+    return connection
+
+
+@pytest.mark.usefixtures("parser")
+def test_a_full_service_refuses_before_the_body_comes_and_the_connection_stays_good(encoding):
+    backend = Slow(free=False)
+    body = json.dumps(READ[1]).encode()
+    with (
+        listening(slow_models(backend, encoding), queue=1, window_ms=0) as service,
+        _connect(service.port) as first,
+        _connect(service.port) as second,
+    ):
+        first.sendall(_head(len(body)) + body)
+        assert backend.begun.wait(10)
+        for _ in range(3):
+            second.sendall(_head(len(body)))
+            status, head, told = _response(second)
+            assert (status, json.loads(told)["error"]["code"]) == (503, "overloaded")
+            assert b"retry-after: 1" in head
+            second.sendall(body)
+        assert httpx.get(f"{service.address}/healthz").status_code == 200
+        assert httpx.get(f"{service.address}/v1/documents").status_code == 503
+        origin = httpx.post(f"{service.address}/v1/read", json=READ[1], headers={"Origin": "http://a.example"})
+        assert origin.status_code == 503
+        metrics = httpx.get(f"{service.address}/metrics").text
+        assert 'zhaiju_requests_total{route="/v1/read",status="503"} 4.0' in metrics
+        assert re.search(r"zhaiju_loop_lag_seconds_count [1-9]", metrics)
+        backend.free.set()
+        assert _response(first)[0] == 200
+        _until(lambda: not service.app.state.gate.inside)
+        second.sendall(_head(len(body)) + body)
+        assert _response(second)[0] == 200
+    assert backend.windows == 2
+
+
+def test_a_refused_request_whose_body_never_comes_is_closed_without_another_answer(encoding):
+    backend = Slow(free=False)
+    body = json.dumps(READ[1]).encode()
+    with (
+        listening(slow_models(backend, encoding), queue=1, window_ms=0, patience=0.5) as service,
+        _connect(service.port) as first,
+        _connect(service.port) as slow,
+        _connect(service.port) as idle,
+    ):
+        first.sendall(_head(len(body)) + body)
+        assert backend.begun.wait(10)
+        slow.sendall(_head(len(body)) + body[:1])
+        idle.sendall(_head(len(body)) + body)
+        assert _response(slow)[0] == _response(idle)[0] == 503
+        assert _response(slow)[0] == 0
+        time.sleep(0.5)
+        backend.free.set()
+        assert _response(first)[0] == 200
+        _until(lambda: not service.app.state.gate.inside)
+        idle.sendall(_head(len(body)) + body)  # nothing was owed on this one
+        assert _response(idle)[0] == 200
+
+
+def test_refusals_are_one_line_a_second_in_the_log(encoding, caplog, monkeypatch):
+    monkeypatch.setattr("zhaiju.service.guard.QUIET_SECONDS", 0.2)
+    caplog.set_level(logging.INFO)
+    backend = Slow(free=False)
+    with serving(slow_models(backend, encoding), queue=1, window_ms=0) as post:
+        held = threading.Thread(target=post, args=[READ])
+        held.start()
+        assert backend.begun.wait(10)
+        assert {response.status_code for response in post(*[READ] * 30)} == {503}
+        _until(lambda: "30 refused" in caplog.text)
+        backend.free.set()
+        held.join(10)
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("zhaiju")]
+    assert sum("503" in line for line in told) == 1
+
+
+@pytest.fixture(params=["httptools", "h11"])
+def parser(request, monkeypatch):
+    """What parses HTTP."""
+    if request.param == "h11":
+        monkeypatch.setattr("zhaiju.service.protocol.find_spec", lambda name: None)
+
+
+@pytest.mark.usefixtures("parser")
+def test_a_slow_head_is_408_and_closed(models):
+    with listening(models, patience=0.5) as service:
+        for sent in (b"", b"POST /v1/intent HTTP/1.1\r\nHost: "):
+            with _connect(service.port) as connection:
+                connection.sendall(sent)
+                began = time.monotonic()
+                while not select.select([connection], [], [], 0.1)[0]:
+                    if sent:
+                        connection.sendall(b"a")  # a byte now and then is no excuse
+                    assert time.monotonic() - began < 15
+                status, _, told = _response(connection)
+                assert (status, json.loads(told)["error"]["code"]) == (408, "slow_head")
+                assert _response(connection)[0] == 0
+        with _connect(service.port) as connection:  # nor is an earlier request
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert _response(connection)[0] == 200
+            connection.sendall(b"GET ")
+            assert _response(connection)[0] == 408
+        with _connect(service.port) as connection:
+            connection.sendall(_head(100, "/v1/intent") + b"{")
+            status, _, told = _response(connection)
+            assert (status, json.loads(told)["error"]["code"]) == (408, "slow_body")
+
+
+@pytest.mark.usefixtures("parser")
+def test_a_slow_answer_is_no_slow_head(encoding):
+    backend = Slow(free=False)
+    body = json.dumps(READ[1]).encode()
+    with (
+        listening(slow_models(backend, encoding), patience=0.3, window_ms=0) as service,
+        _connect(service.port) as connection,
+    ):
+        connection.sendall(_head(len(body)) + body)
+        assert backend.begun.wait(10)
+        time.sleep(1)
+        backend.free.set()
+        assert _response(connection)[0] == 200
+
+
+@pytest.mark.usefixtures("parser")
+def test_whoever_takes_nothing_of_its_answers_is_cut_off(models):
+    with listening(models, patience=0.5) as service, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", service.port))
+        connection.settimeout(20)
+        connections = service.server.server_state.connections
+        with suppress(OSError):
+            for _ in range(2000):
+                connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        _until(lambda: not connections)
+
+
+@pytest.mark.usefixtures("parser")
+def test_past_so_many_connections_the_next_is_refused(models):
+    with listening(models, connections=3) as service:
+        kept = [_connect(service.port) for _ in range(3)]
+        try:
+            _until(lambda: len(service.server.server_state.connections) == 3)
+            with _connect(service.port) as one_more:
+                status, head, told = _response(one_more)
+                assert (status, json.loads(told)["error"]["code"]) == (503, "too_many_connections")
+                assert b"retry-after: 1" in head
+                one_more.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert _response(one_more)[0] == 0
+            kept.pop().close()
+            _until(lambda: len(service.server.server_state.connections) == 2)
+            assert httpx.get(f"{service.address}/healthz").status_code == 200
+        finally:
+            for connection in kept:
+                connection.close()
+
+
+def test_a_client_that_hangs_up_is_not_worked_for(encoding):
+    backend = Slow(free=False)
+    body = json.dumps(READ[1]).encode()
+    with listening(slow_models(backend, encoding), window_ms=0) as service, _connect(service.port) as first:
+        first.sendall(_head(len(body)) + body)
+        assert backend.begun.wait(10)
+        gate = service.app.state.gate
+        gone = [_connect(service.port) for _ in range(5)]
+        for connection in gone:
+            connection.sendall(_head(len(body)) + body)
+        _until(lambda: gate.inside == 6)
+        for connection in gone:
+            connection.close()
+        _until(lambda: len(service.server.server_state.connections) == 1)
+        backend.free.set()
+        assert _response(first)[0] == 200
+        _until(lambda: not gate.inside)
+    assert backend.windows == 1
+
+
+def test_a_large_body_is_parsed_beside_the_event_loop(models, documents, monkeypatch):
+    parsing, free = threading.Event(), threading.Event()
+
+    def loads(text):
+        parsing.set()
+        assert free.wait(30)
+        return json.loads(text)
+
+    monkeypatch.setattr("zhaiju.service.app.json", SimpleNamespace(loads=loads))
+    text = "河邊有船。\n\n" * 10_000
+    found = []
+
+    def upload():
+        body = {"documents": [{"name": "a.txt", "text": text}]}
+        found.append(httpx.post(f"{service.address}/v1/documents", json=body, timeout=60))
+
+    with listening(models, documents, uploads=True, max_upload=64 << 20, deadline=60) as service:
+        uploading = threading.Thread(target=upload)
+        uploading.start()
+        assert parsing.wait(30)
+        assert httpx.get(f"{service.address}/healthz").status_code == 200
+        assert httpx.post(f"{service.address}/v1/intent", json={"text": "a"}).status_code == 200
+        free.set()
+        uploading.join(60)
+    assert found[0].status_code == 201
+    assert found[0].json()["documents"][0]["paragraphs"] == 10_000
+
+
+def test_what_is_wrong_in_a_large_body_is_named_too(models):
+    long = "船" * 100_000
+    cases = [
+        ({"question": "問", "contexts": [long, ""]}, 422, "contexts[1]"),
+        ({"question": "問", "contexts": [0] * 300_000}, 422, "contexts[0]"),
+        ({"question": "問", "contexts": [long], "extra": 1}, 422, "extra"),
+        ("[" * 200_000, 400, None),
+        ("船" * 100_000, 400, None),
+        ('{"question": "\\ud800", "contexts": ["' + long + '"]}', 422, "question"),
+    ]
+    with serving(models) as post:
+        for body, status, field in cases:
+            content = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
+            response = post.call("POST", "/v1/answer", content=content.encode(), headers=JSON)
+            assert (response.status_code, response.json()["error"].get("field")) == (status, field)
+        long_batch = {"items": [{"text": "a " * 2000}] * 20}
+        assert post(("intent/batch", long_batch)).status_code == 200
+
+
+# --- turns
+
+
+def test_no_more_threads_run_at_a_time_than_there_are_turns():
+    turns = Turns(2)
+    crew = Crew(12, turns)
+    counting = threading.Lock()
+    running, most = 0, 0
+    batons = [Baton() for _ in range(12)]
+
+    def work(baton):
+        nonlocal running, most
+        for _ in range(2):
+            with counting:
+                running += 1
+                most = max(most, running)
+            time.sleep(0.01)
+            with counting:
+                running -= 1
+            if baton is not None:
+                assert turns.wait(baton)
+                baton = None
+        return True
+
+    done = [crew.run(partial(work, baton)) for baton in batons]
+    for baton in batons:
+        turns.ask(baton)
+    assert all(one.result(10) for one in done)
+    crew.close()
+    assert most == 2
+
+
+def test_a_turn_is_not_lost_on_who_waited_too_long():
+    turns = Turns(1)
+    late = Baton()
+    with turns.taken():
+        assert not turns.wait(late, time.monotonic() + 0.05)
+        assert turns.is_held
+        with turns.taken():  # the same
+            turns.let_pass()
+    turns.ask(late)
+    with turns.taken(), turns.aside():
+        assert not turns.is_held
+        other = threading.Thread(target=lambda: turns.taken().__enter__())
+        other.start()
+        other.join(10)
+        assert not other.is_alive()
+
+
+def test_a_closed_crew_cancels_what_has_not_begun():
+    turns = Turns(1)
+    crew = Crew(1, turns)
+    free = threading.Event()
+    first, second = crew.run(lambda: free.wait(10)), crew.run(lambda: True)
+    closing = threading.Thread(target=crew.close)
+    closing.start()
+    time.sleep(0.1)
+    free.set()
+    closing.join(10)
+    assert first.result(1)
+    assert second.cancelled()
 
 
 # --- what is not told

@@ -1304,6 +1304,12 @@ def serve(
     burst: Annotated[int | None, typer.Option(help="How many at once; default: those of two seconds.")] = None,
     queue: Annotated[int, typer.Option(help="Requests in work or waiting; more are refused.")] = _LIMITS.queue,
     deadline: Annotated[float, typer.Option(help="Seconds that a request may take.")] = _LIMITS.deadline,
+    patience: Annotated[
+        float, typer.Option(help="Seconds that a client may take to send a request's head, and as many for its body.")
+    ] = _LIMITS.patience,
+    connections: Annotated[int, typer.Option(help="Connections open at a time; more are refused.")] = (
+        _LIMITS.connections
+    ),
     window_ms: Annotated[
         float, typer.Option(help="Milliseconds that the first request waits for others to be computed with.")
     ] = _LIMITS.window_ms,
@@ -1339,10 +1345,10 @@ def serve(
     """
     hosts = tuple(name.lower() for name in allow_host or (LOOPBACK if host in LOOPBACK else ()))
     settings = Settings(
-        queue=queue, deadline=deadline, window_ms=window_ms, batch_tokens=batch_tokens, grace=grace, max_body=max_body,
-        max_upload=max_upload, max_question=max_question, max_text=max_text, max_context=max_context,
-        max_contexts=max_contexts, max_batch=max_batch, uploads=uploads, tokens=_tokens(token_file), rate=rate,
-        burst=burst, hosts=hosts, cors=tuple(cors or ()), log_texts=log_texts,
+        queue=queue, deadline=deadline, patience=patience, connections=connections, window_ms=window_ms,
+        batch_tokens=batch_tokens, grace=grace, max_body=max_body, max_upload=max_upload, max_question=max_question,
+        max_text=max_text, max_context=max_context, max_contexts=max_contexts, max_batch=max_batch, uploads=uploads,
+        tokens=_tokens(token_file), rate=rate, burst=burst, hosts=hosts, cors=tuple(cors or ()), log_texts=log_texts,
     )  # fmt: skip
     if uploads and index is None:
         raise ConfigError("--uploads needs an index to put documents into; name it with --index")
@@ -1368,6 +1374,8 @@ def serve(
             listening,
             make_app(settings, models, documents),
             grace=settings.grace,
+            patience=settings.patience,
+            connections=settings.connections,
             behind_proxy=behind_proxy,
             started=lambda address: ui.note(f"serving {', '.join(models.model.parts)} at {address}, Ctrl-C stops"),
         )

@@ -3,17 +3,18 @@
 import asyncio
 import base64
 import binascii
+import json
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -21,11 +22,12 @@ from zhaiju.errors import DataError
 from zhaiju.service import schemas
 from zhaiju.service.batching import LateError, StoppedError, Ticket
 from zhaiju.service.documents import Document, Documents, told
-from zhaiju.service.guard import TICKET, WORK, Guard
+from zhaiju.service.guard import TICKET, WORK, Door, Guard
 from zhaiju.service.labelling import add_labels
 from zhaiju.service.labels import Labels
 from zhaiju.service.limits import RETRY_SECONDS, Gate, RequestError, Settings, at_most
 from zhaiju.service.metrics import Metrics
+from zhaiju.service.turns import Crew, Turns
 from zhaiju.service.work import Models, Worker
 
 ABOUT = (
@@ -48,6 +50,7 @@ PHRASES = {
     503: "Too many requests at a time; try again",
     504: "Not done in time, and dropped",
 }
+PARSED_AT_ONCE = 1 << 16  # bytes of a body, which take less than a millisecond
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -72,13 +75,15 @@ def make_app(
         batch_tokens=settings.batch_tokens,
         observe=metrics.computed,
     )
-    threads = ThreadPoolExecutor(settings.queue, thread_name_prefix="zhaiju-request")
+    crew = Crew(settings.queue, worker.turns)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(metrics.watch_loop())
         yield
+        watching.cancel()
         worker.close(drain=False)  # what was accepted has been answered, or its time is over
-        threads.shutdown(cancel_futures=True)
+        crew.close()
 
     app = FastAPI(
         title="Zhaiju",
@@ -89,7 +94,9 @@ def make_app(
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.add_middleware(Guard, settings=settings, gate=gate, metrics=metrics)
+    door = Door(gate, metrics)
+    app.router.route_class = _route_class(worker.turns)
+    app.add_middleware(Guard, settings=settings, gate=gate, metrics=metrics, door=door)
     if settings.cors:
         app.add_middleware(
             CORSMiddleware,
@@ -99,12 +106,13 @@ def make_app(
         )
     app.state.worker = worker
     app.state.gate = gate
+    app.state.door = door
     _add_errors(app)
 
-    async def run(request: Request, work: Callable[[Ticket], T]) -> T:
-        """Do the work of a request in a thread, until its deadline."""
+    async def run(request: Request, work: Callable[[Ticket], T], *, aside: bool = False) -> T:
+        """Do the work of a request in a thread, until its deadline; aside: most of it is not Python."""
         ticket: Ticket = request.scope[TICKET]
-        future = asyncio.get_running_loop().run_in_executor(threads, work, ticket)
+        future = asyncio.wrap_future((crew.run_aside if aside else crew.run)(lambda: work(ticket)))
         future.add_done_callback(lambda done: done.cancelled() or done.exception())  # it was told, or came too late
         request.scope[WORK] = future
         await asyncio.wait({future}, timeout=ticket.deadline - asyncio.get_running_loop().time())
@@ -217,21 +225,21 @@ def make_app(
             contents = [(one.name, _content(one, f"documents[{at}]")) for at, one in enumerate(given.documents)]
             return index.add(contents, ticket)
 
-        added = await run(request, add)
+        added = await run(request, add, aside=True)
         return schemas.DocumentsResponse(documents=[_document(one) for one in added])
 
     @app.get("/v1/documents", responses=responses, tags=["documents"])
     async def list_documents(request: Request) -> schemas.DocumentsResponse:
         """The documents in the index, by name."""
         index = indexed()
-        found = await run(request, lambda ticket: index.list())
+        found = await run(request, lambda ticket: index.list(), aside=True)
         return schemas.DocumentsResponse(documents=[_document(one) for one in found])
 
     @app.delete("/v1/documents/{id}", responses=responses, tags=["documents"])
     async def delete_document(request: Request, id: str) -> schemas.DocumentResponse:  # noqa: A002
         """Take a document out of the index."""
         index = indexed(changing=True)
-        return _document(await run(request, lambda ticket: index.delete(id, ticket)))
+        return _document(await run(request, lambda ticket: index.delete(id, ticket), aside=True))
 
     add_labels(app, labels, settings=settings, run=run, responses=responses)
 
@@ -254,7 +262,54 @@ def make_app(
         """Counters, for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    door.routes = frozenset(route.path for route in app.routes if isinstance(route, APIRoute))
     return app
+
+
+def _route_class(turns: Turns) -> type[APIRoute]:
+    """Routes whose large bodies are parsed in threads, since the event loop answers nobody meanwhile."""
+
+    class Route(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+            if not self.dependant.body_params:
+                return handle
+            expected: Any = TypeAdapter(cast(Any, self.dependant.body_params[0].field_info.annotation))
+
+            def parse(body: bytes) -> Any:
+                with turns.taken():
+                    try:
+                        return expected.validate_python(json.loads(body))
+                    except ValidationError as error:
+                        raise RequestValidationError(
+                            [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_input=False)]
+                        ) from None
+                    except (ValueError, RecursionError):
+                        raise RequestError(400, "not_json", "the body is not JSON") from None
+
+            async def handle_large(request: Request) -> Response:
+                body = await request.body()
+                if len(body) <= PARSED_AT_ONCE:
+                    return await handle(request)
+                return await handle(_Parsed(request, await asyncio.to_thread(parse, body)))
+
+            return handle_large
+
+    return Route
+
+
+class _Parsed(Request):
+    """A request whose body was parsed and validated."""
+
+    def __init__(self, request: Request, value: Any) -> None:
+        super().__init__(request.scope, request.receive)
+        self._value = value
+
+    async def body(self) -> bytes:
+        return b"parsed"
+
+    async def json(self) -> Any:
+        return self._value
 
 
 def _add_errors(app: FastAPI) -> None:

@@ -1,8 +1,8 @@
 """Requests that arrive together are computed together.
 
-A `Batcher` stands before one engine. Requests, each in a thread of its own, cut their texts into windows and hand them
-over; the batcher's thread takes windows of several requests at a time, as many as a batch of the engine holds, and
-gives each request its logits as soon as its last window is done.
+A `Batcher` stands before one engine. Requests, each in a thread of its own, take turns to cut their texts into windows
+and hand them over; the batcher's thread takes windows of several requests at a time, as many as a batch of the engine
+holds, and gives each request its logits as soon as its last window is done.
 
 Whose windows come next is fair queueing: a request is due once it has waited as long as its tokens are worth
 (`SECONDS_PER_TOKEN`), so that a short one passes a long one, and a long one is passed only by those that arrive soon
@@ -22,10 +22,10 @@ from zhaiju.data.batching import by_budget
 from zhaiju.data.chunks import PADDING_TOLERATED
 from zhaiju.data.encoding import Window
 from zhaiju.inference.engine import Engine, Predictor, Progress
+from zhaiju.service.turns import Baton, Turns
 from zhaiju.tasks.base import Head, Task
 
 SECONDS_PER_TOKEN = 1 / 5_000
-ENCODERS = 2  # requests that are cut into windows, or read from logits, at a time: more would starve the event loop
 
 
 class LateError(Exception):
@@ -67,6 +67,7 @@ class _Job:
     head: Head
     windows: Sequence[Window]
     ticket: Ticket
+    turns: Turns
     arrived: float
     due: float
     tokens: int  # of windows that are not taken yet
@@ -74,11 +75,12 @@ class _Job:
     left: int = 0
     logits: list[Any] = field(default_factory=list)
     error: Exception | None = None
-    done: threading.Event = field(default_factory=threading.Event)
+    done: Baton = field(default_factory=Baton)
 
     def fail(self, error: Exception) -> None:
-        self.error = error
-        self.done.set()
+        if self.error is None:
+            self.error = error
+            self.turns.ask(self.done)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +107,23 @@ class Batcher:
         engine: The engine; nobody else uses it from now on.
         window: Seconds that an idle engine waits for company of the first request.
         observe: Called after each batch.
+        turns: Who asks takes turns; None: of its own.
     """
 
     def __init__(
-        self, engine: Engine, *, window: float = 0.002, observe: Callable[[Batch], None] = lambda batch: None
+        self,
+        engine: Engine,
+        *,
+        window: float = 0.002,
+        observe: Callable[[Batch], None] = lambda batch: None,
+        turns: Turns | None = None,
     ) -> None:
         self.engine = engine
         self._window = window
         self._observe = observe
         self._waiting: list[_Job] = []
         self._changed = threading.Condition()
-        self._encoders = threading.Semaphore(ENCODERS)
+        self._turns = turns or Turns()
         self._open = True
         self._thread = threading.Thread(target=self._work, name="zhaiju-batcher", daemon=True)
         self._thread.start()
@@ -138,15 +146,16 @@ class Batcher:
             LateError: time was up before.
             StoppedError: the batcher was closed before.
         """
-        encoded = []
-        for example in examples:
-            with self._encoders:
+        with self._turns.taken():
+            encoded = []
+            for example in examples:
+                self._turns.let_pass()
                 ticket.check()
                 encoded.append((example, self.engine.encode(task, example)))
-        logits = iter(self._logits(task.head, [window for _, windows in encoded for window in windows], ticket))
-        predictions = []
-        for example, windows in encoded:
-            with self._encoders:
+            logits = iter(self._logits(task.head, [window for _, windows in encoded for window in windows], ticket))
+            predictions = []
+            for example, windows in encoded:
+                self._turns.let_pass()
                 ticket.check()
                 predictions.append(task.decode(example, windows, [next(logits) for _ in windows]))
         return predictions
@@ -168,14 +177,15 @@ class Batcher:
         now = time.monotonic()
         tokens = sum(map(len, windows))
         due = now + SECONDS_PER_TOKEN * tokens
-        job = _Job(head, windows, ticket, now, due, tokens, left=len(windows), logits=[None] * len(windows))
+        job = _Job(
+            head, windows, ticket, self._turns, now, due, tokens, left=len(windows), logits=[None] * len(windows)
+        )
         with self._changed:
             if not self._open:
                 raise StoppedError
             self._waiting.append(job)
             self._changed.notify_all()
-        wait = None if ticket.deadline == math.inf else max(0.0, ticket.deadline - time.monotonic())
-        if not job.done.wait(wait):
+        if not self._turns.wait(job.done, ticket.deadline):
             raise LateError
         if job.error is not None:
             raise job.error
@@ -235,7 +245,7 @@ class Batcher:
             job.logits[place] = found
             job.left -= 1
             if not job.left:
-                job.done.set()
+                self._turns.ask(job.done)
         usage = self.engine.usage
         self._observe(Batch(len(jobs), len(wanted), usage.tokens - before[0], usage.padded - before[1]))
 

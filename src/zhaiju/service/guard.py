@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 import traceback
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import JSONResponse
 
 from zhaiju.service.batching import Ticket
-from zhaiju.service.limits import UPLOADS, Gate, Rate, RequestError, Settings, check_host, client_token
+from zhaiju.service.limits import UPLOADS, Gate, Rate, RequestError, Settings, check_host, client_token, overloaded
 from zhaiju.service.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -23,7 +24,47 @@ GUARDED = "/v1/"
 DOCUMENTS = "/v1/documents"
 TICKET = "zhaiju.ticket"
 WORK = "zhaiju.work"
+QUIET_SECONDS = 1.0  # in which refusals are counted, for one line of the log
 log = logging.getLogger(__name__)
+
+
+class Door:
+    """Tells whether a request would be refused whatever it holds, and counts those that were.
+
+    Args:
+        gate: Who is inside.
+        metrics: Counts.
+    """
+
+    def __init__(self, gate: Gate, metrics: Metrics) -> None:
+        error = overloaded()
+        self.body = json.dumps(error.body, separators=(",", ":")).encode()
+        self.headers = [
+            (name.lower().encode(), value.encode())
+            for name, value in (
+                error.headers | {"Content-Type": "application/json", "Content-Length": str(len(self.body))}
+            ).items()
+        ]
+        self._gate = gate
+        self._metrics = metrics
+        self._refused = 0
+        self.routes: frozenset[str] = frozenset()  # by which refusals are counted; others are "other"
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether nobody more may come in."""
+        return self._gate.is_full
+
+    def refused(self, path: str, seconds: float) -> None:
+        """Count one that was; the log is told once a second how many."""
+        self._metrics.answered(path if path in self.routes else "other", 503, seconds)
+        if not self._refused:
+            asyncio.get_running_loop().call_later(QUIET_SECONDS, self._tell)
+        self._refused += 1
+
+    def _tell(self) -> None:
+        log.info("%d refused within %g s, 503: too many requests at a time", self._refused, QUIET_SECONDS)
+        self._refused = 0
 
 
 class Guard:
@@ -34,12 +75,14 @@ class Guard:
         settings: What may come in.
         gate: Who is inside.
         metrics: Counts.
+        door: Refuses once the gate is full.
     """
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, gate: Gate, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings, gate: Gate, metrics: Metrics, door: Door) -> None:
         self._app = app
         self._settings = settings
         self._gate = gate
+        self._door = door
         self._uploads = Gate(UPLOADS)
         self._metrics = metrics
         burst = settings.burst or max(1, round(2 * (settings.rate or 0)))
@@ -52,6 +95,7 @@ class Guard:
             return
         began = time.monotonic()
         status = 0
+        is_refused = False
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -61,7 +105,11 @@ class Guard:
 
         try:
             self._admit(scope)
-            if scope["path"].startswith(GUARDED):
+            if scope["path"].startswith(GUARDED) and scope["method"] == "POST" and self._door.is_shut:
+                is_refused = True
+                await sending({"type": "http.response.start", "status": 503, "headers": list(self._door.headers)})
+                await sending({"type": "http.response.body", "body": self._door.body})
+            elif scope["path"].startswith(GUARDED):
                 await self._inside(scope, receive, sending)
             else:
                 await self._app(scope, receive, sending)
@@ -75,8 +123,11 @@ class Guard:
                 await JSONResponse(failed.body, failed.status)(scope, receive, sending)
         finally:
             seconds = time.monotonic() - began
-            self._metrics.answered(_route(scope), status, seconds)
-            log.info("%s %s %d %.0f ms", scope["method"], _route(scope), status, 1000 * seconds)
+            if is_refused:
+                self._door.refused(scope["path"], seconds)
+            else:
+                self._metrics.answered(_route(scope), status, seconds)
+                log.info("%s %s %d %.0f ms", scope["method"], _route(scope), status, 1000 * seconds)
 
     def _admit(self, scope: Scope) -> None:
         if scope["path"] in OPEN:
@@ -100,7 +151,8 @@ class Guard:
         watch: asyncio.Task[None] | None = None
         try:
             limit = self._settings.max_upload if uploading else self._settings.max_body
-            body = await self._body(scope, receive, limit)
+            patience = self._settings.deadline if uploading else min(self._settings.patience, self._settings.deadline)
+            body = await self._body(scope, receive, limit, patience)
             if body is None:
                 return
             watch = asyncio.create_task(_watch(receive, ticket))
@@ -142,7 +194,7 @@ class Guard:
             raise
         return leave
 
-    async def _body(self, scope: Scope, receive: Receive, limit: int) -> bytes | None:
+    async def _body(self, scope: Scope, receive: Receive, limit: int, seconds: float) -> bytes | None:
         """The body, None where the client went away; no more of it is read than is allowed."""
         too_large = RequestError(413, "too_large", f"the body is too large, expected at most {limit:,} bytes")
         declared = dict(scope["headers"]).get(b"content-length", b"0")
@@ -151,7 +203,7 @@ class Guard:
         parts = []
         size = 0
         try:
-            async with asyncio.timeout(self._settings.deadline):
+            async with asyncio.timeout(seconds):
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":

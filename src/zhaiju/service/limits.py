@@ -24,6 +24,9 @@ class Settings:
     Attributes:
         queue: Requests that it works on or that wait; more are refused with 503.
         deadline: Seconds that a request may take; then 504.
+        patience: Seconds that a client may take to send the head of a request, as many for its body (uploads have the
+            deadline), and as many in which it takes nothing of its answer.
+        connections: Connections that may be open; more are answered 503 and closed.
         window_ms: Milliseconds that an idle engine waits for company of the first request.
         batch_tokens: Tokens computed at once, padding included; the most that a short request waits for.
         grace: Seconds that a stop waits for what was accepted.
@@ -44,8 +47,10 @@ class Settings:
         log_texts: Log the texts of requests.
     """
 
-    queue: int = 64
+    queue: int = 40  # the starter on two cores is through with them in two seconds
     deadline: float = 30.0
+    patience: float = 10.0
+    connections: int = 512
     window_ms: float = 2.0
     batch_tokens: int = 4096
     grace: float = 30.0
@@ -132,9 +137,14 @@ class Gate:
         self.inside = 0
         self._most = most
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many are inside as may be."""
+        return self.inside >= self._most
+
     def enter(self) -> None:
         """Raise an error if it is full."""
-        if self.inside >= self._most:
+        if self.is_full:
             raise overloaded()
         self.inside += 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -9,6 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from zhaiju.service.batching import Batch
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+LAGS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
+LOOK_SECONDS = 0.02
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -36,6 +40,20 @@ class Metrics:
         self._padding = Counter(
             "zhaiju_padding_tokens", "Tokens of padding computed.", ["engine"], registry=self._registry
         )
+
+        self._lag = Histogram(
+            "zhaiju_loop_lag_seconds",
+            "How much later than due the event loop came to a timer.",
+            buckets=LAGS,
+            registry=self._registry,
+        )
+
+    async def watch_loop(self) -> None:
+        """Count, until cancelled, how late the running event loop is."""
+        while True:
+            due = time.monotonic() + LOOK_SECONDS
+            await asyncio.sleep(LOOK_SECONDS)
+            self._lag.observe(max(0.0, time.monotonic() - due))
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Count a request."""

@@ -46,7 +46,7 @@ class Batch(BaseModel, Generic[ItemT]):
 
     model_config = ConfigDict(extra="forbid")
 
-    items: Annotated[Sequence[ItemT], Field(min_length=1)]
+    items: Annotated[list[ItemT], Field(min_length=1, fail_fast=True)]
 
 
 class AnswerRequest(BaseModel):
@@ -56,7 +56,8 @@ class AnswerRequest(BaseModel):
 
     question: Text
     contexts: Annotated[
-        list[Text] | None, Field(min_length=1, description="Paragraphs to quote from; without them the index is asked.")
+        list[Text] | None,
+        Field(min_length=1, fail_fast=True, description="Paragraphs to quote from; without them the index is asked."),
     ] = None
 
 
@@ -66,7 +67,7 @@ class SelectRequest(BaseModel):
     model_config = _config({"question": QUESTION, "contexts": CONTEXTS})
 
     question: Text
-    contexts: Annotated[list[Text], Field(min_length=1)]
+    contexts: Annotated[list[Text], Field(min_length=1, fail_fast=True)]
 
 
 class ReadRequest(BaseModel):
@@ -92,7 +93,7 @@ class SlotsRequest(BaseModel):
     model_config = _config({"text": "book a boat for tomorrow"}, {"words": ["book", "a", "boat", "for", "tomorrow"]})
 
     text: Text | None = None
-    words: Annotated[list[Unicode] | None, Field(min_length=1)] = None
+    words: Annotated[list[Unicode] | None, Field(min_length=1, fail_fast=True)] = None
 
     @model_validator(mode="after")
     def _one(self) -> SlotsRequest:
@@ -124,7 +125,7 @@ class DocumentsRequest(BaseModel):
 
     model_config = _config({"documents": [{"name": "notes.md", "text": "# 河邊\n\n林師傅在河邊修船。"}]})
 
-    documents: Annotated[list[DocumentUpload], Field(min_length=1)]
+    documents: Annotated[list[DocumentUpload], Field(min_length=1, fail_fast=True)]
 
 
 # --- responses

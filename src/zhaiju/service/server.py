@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import socket
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from zhaiju.errors import ConfigError
+from zhaiju.service.protocol import protocol
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+SWITCH_SECONDS = 0.001  # that a thread computes in Python before the event loop may go on; Python's own is 0.005
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -51,6 +54,8 @@ def serve_at(
     app: FastAPI,
     *,
     grace: float = 30.0,
+    patience: float = 10.0,
+    connections: int = 512,
     behind_proxy: bool = False,
     started: Callable[[str], None] = lambda address: None,
 ) -> None:
@@ -60,10 +65,15 @@ def serve_at(
         bound: Where, from `bind`.
         app: What.
         grace: Seconds that a stop waits for what was accepted.
+        patience: See `Settings`.
+        connections: See `Settings`.
         behind_proxy: Take clients' addresses from a proxy on this machine.
         started: Called with the address once it listens.
     """
     _log_to_stderr()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()  # to go through all that models are made of takes a tenth of a second, in which nothing is answered
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -71,19 +81,30 @@ def serve_at(
             if self.started:
                 started(address_of(bound))
 
-    server = Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,  # it would log what stands in addresses
-            lifespan="on",
-            server_header=False,
-            proxy_headers=behind_proxy,
-            timeout_graceful_shutdown=max(1, round(grace)),
-        )
-    )
+    server = Server(configured(app, grace=grace, patience=patience, connections=connections, behind_proxy=behind_proxy))
     with _stopping(server):
         server.run(sockets=[bound])
+
+
+def configured(
+    app: FastAPI,
+    *,
+    grace: float = 30.0,
+    patience: float = 10.0,
+    connections: int = 512,
+    behind_proxy: bool = False,
+) -> uvicorn.Config:
+    """How it is served; see `serve_at`."""
+    return uvicorn.Config(
+        app,
+        http=protocol(app.state.door, patience=patience, connections=connections),
+        log_config=None,
+        access_log=False,  # it would log what stands in addresses
+        lifespan="on",
+        server_header=False,
+        proxy_headers=behind_proxy,
+        timeout_graceful_shutdown=max(1, round(grace)),
+    )
 
 
 @contextmanager

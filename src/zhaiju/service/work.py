@@ -10,7 +10,7 @@ from functools import partial
 from typing import cast
 
 from zhaiju.api import Model
-from zhaiju.corpus.ask import READ_N_BEST, Answer, Asker, Trust, fitted
+from zhaiju.corpus.ask import READ_N_BEST, Answer, Asker, Found, Trust, fitted
 from zhaiju.data.examples import ReadPrediction
 from zhaiju.errors import ConfigError, DataError
 from zhaiju.inference.answer import Answerer, Joint
@@ -21,6 +21,7 @@ from zhaiju.service import schemas
 from zhaiju.service.batching import Batch, Batcher, Ticket
 from zhaiju.service.documents import Documents, identity, shown_paragraph
 from zhaiju.service.limits import RequestError
+from zhaiju.service.turns import Turns
 from zhaiju.tasks.read import ReadTask
 
 ASKING = 4  # questions of a request over documents that are worked on at a time
@@ -103,6 +104,9 @@ class Worker:
         window: Seconds that an idle engine waits for company of the first request.
         batch_tokens: Tokens computed at once, padding included.
         observe: Called with an engine's task and each batch it has computed.
+
+    Attributes:
+        turns: Requests take turns in Python.
     """
 
     def __init__(
@@ -115,13 +119,14 @@ class Worker:
         observe: Callable[[str, Batch], None] = lambda task, batch: None,
     ) -> None:
         self.documents = documents
+        self.turns = Turns()
         self.tasks = tuple(models.model.parts)
         self._models = models
         self._batchers: dict[str, Batcher] = {}
         for task, (engine, _) in models.model.parts.items():
             assert isinstance(engine, Engine)
             engine.batch_tokens = batch_tokens
-            self._batchers[task] = Batcher(engine, window=window, observe=partial(observe, task))
+            self._batchers[task] = Batcher(engine, window=window, observe=partial(observe, task), turns=self.turns)
 
     @property
     def is_alive(self) -> bool:
@@ -224,10 +229,11 @@ class Worker:
         try:
             asked = {place: pool.submit(self._ask, question, ticket) for place, question in questions.items()}
             for place, future in asked.items():
-                with _placed([place]):
+                with _placed([place]), self.turns.aside():
                     results[place] = future.result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            with self.turns.aside():
+                pool.shutdown(cancel_futures=True)
         return results
 
     def _ask(self, question: str, ticket: Ticket) -> schemas.AnswerResponse:
@@ -238,7 +244,21 @@ class Worker:
         selector, select_task = parts.get("select", (None, None))
         many = replace(cast(ReadTask, read_task), n_best=READ_N_BEST)
         answerer = Answerer(reader, selector, read_task=many, select_task=select_task, joint=self._models.joint)
-        return _from_documents(Asker(answerer, self._models.trust).ask(question, self.documents))
+        with self.turns.taken():
+            asked = Asker(answerer, self._models.trust).ask(question, _Aside(self.documents, self.turns))
+            return _from_documents(asked)
+
+
+@dataclass(frozen=True)
+class _Aside:
+    """Documents that are searched without a turn."""
+
+    documents: Documents
+    turns: Turns
+
+    def search(self, question: str, k: int) -> Sequence[Found]:
+        with self.turns.aside():
+            return self.documents.search(question, k)
 
 
 @contextmanager

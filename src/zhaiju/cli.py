@@ -1270,6 +1270,9 @@ def serve(
         bool,
         typer.Option("--uploads", help="Let clients add and delete documents; the index is made if there is none."),
     ] = False,
+    run: Annotated[
+        list[Path] | None, typer.Option(help="A run whose learning curves the page shows; may be given again.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen at. The default is reached from this machine only.")] = (
         LOOPBACK[0]
     ),
@@ -1314,8 +1317,9 @@ def serve(
 ) -> None:
     """Answer over HTTP, until Ctrl-C or SIGTERM; what was accepted by then is answered.
 
-    Routes: POST /v1/answer, /v1/select, /v1/read, /v1/intent, /v1/slots, each also as /batch; /v1/documents; /healthz,
-    /readyz, /metrics; /openapi.json describes them.
+    A browser shows a page at / to ask, to see how an answer came about, and to keep documents. Routes: POST /v1/answer,
+    /v1/select, /v1/read, /v1/intent, /v1/slots, each also as /batch; POST /v1/tokens; /v1/documents; /v1/runs;
+    /v1/capabilities; /healthz, /readyz, /metrics; /openapi.json describes them.
     """
     hosts = tuple(name.lower() for name in allow_host or (LOOPBACK if host in LOOPBACK else ()))
     settings = Settings(
@@ -1333,6 +1337,7 @@ def serve(
         raise ConfigError(f'{error.name} is not installed; pip install "zhaiju[serve]"') from None
     from zhaiju.modeling.memory import keep_steady
     from zhaiju.service.documents import Documents
+    from zhaiju.service.runs import Runs
     from zhaiju.service.work import load_models
 
     keep_steady()
@@ -1340,6 +1345,7 @@ def serve(
         if host not in LOOPBACK and not settings.tokens:
             ui.note(f"anyone who reaches {host} may ask here: no --token-file was given")
         documents = None if index is None else Documents(index, create=uploads, embedding=_embedding(embedder))
+        runs = Runs(run) if run else None
         models = load_models(
             None if reader == "none" else reader,
             None if selector == "none" else selector,
@@ -1350,7 +1356,7 @@ def serve(
         )
         serve_at(
             listening,
-            make_app(settings, models, documents),
+            make_app(settings, models, documents, runs),
             grace=settings.grace,
             behind_proxy=behind_proxy,
             started=lambda address: ui.note(f"serving {', '.join(models.model.parts)} at {address}, Ctrl-C stops"),

@@ -24,6 +24,8 @@ from zhaiju.service.documents import Document, Documents, told
 from zhaiju.service.guard import TICKET, WORK, Guard
 from zhaiju.service.limits import RETRY_SECONDS, Gate, RequestError, Settings, at_most
 from zhaiju.service.metrics import Metrics
+from zhaiju.service.page import add_page
+from zhaiju.service.runs import Runs
 from zhaiju.service.work import Models, Worker
 
 ABOUT = (
@@ -46,17 +48,21 @@ PHRASES = {
     503: "Too many requests at a time; try again",
     504: "Not done in time, and dropped",
 }
+LABELS = "/v1/labels"
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def make_app(settings: Settings, models: Models, documents: Documents | None = None) -> FastAPI:
+def make_app(
+    settings: Settings, models: Models, documents: Documents | None = None, runs: Runs | None = None
+) -> FastAPI:
     """The application.
 
     Args:
         settings: What it accepts.
         models: What it answers with; used by nobody else from now on.
         documents: What is asked where a question comes without paragraphs.
+        runs: Trainings whose curves are shown.
     """
     gate = Gate(settings.queue)
     metrics = Metrics(lambda: gate.inside)
@@ -228,6 +234,33 @@ def make_app(settings: Settings, models: Models, documents: Documents | None = N
         index = indexed(changing=True)
         return _document(await run(request, lambda ticket: index.delete(id, ticket)))
 
+    @app.post("/v1/tokens", responses=responses, tags=["service"])
+    async def tokens(request: Request, item: schemas.TokensRequest) -> schemas.TokensResponse:
+        """Show a text as the encoder of a task sees it."""
+        return await one(request, item.task, item, lambda items, ticket: [worker.tokens(item) for item in items])
+
+    @app.get("/v1/runs", responses=responses, tags=["service"])
+    async def list_runs(request: Request) -> schemas.RunsResponse:
+        """The metrics of the runs that are shown here, as far as they have come."""
+        if runs is None:
+            raise RequestError(404, "no_runs", "no runs are shown here; start with --run")
+        return await run(request, lambda ticket: runs.read())
+
+    @app.get("/v1/capabilities", responses=responses, tags=["service"])
+    async def capabilities() -> schemas.CapabilitiesResponse:
+        """What can be asked here, and how much at a time."""
+        return schemas.CapabilitiesResponse(
+            tasks=worker.tasks,
+            index=documents is not None,
+            uploads=documents is not None and settings.uploads,
+            labels=any(getattr(route, "path", "") == LABELS for route in app.routes),
+            curves=runs is not None,
+            token=bool(settings.tokens),
+            limits=schemas.LimitsResponse(
+                **{name: getattr(settings, name) for name in schemas.LimitsResponse.model_fields}
+            ),
+        )
+
     @app.get("/healthz", tags=["service"])
     async def healthz() -> schemas.Status:
         """Whether it lives."""
@@ -247,6 +280,7 @@ def make_app(settings: Settings, models: Models, documents: Documents | None = N
         """Counters, for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    add_page(app)
     return app
 
 

@@ -1,0 +1,95 @@
+// Documents: those in the index; adding by choosing or dropping files.
+import { call, isAborted, meaning } from './api.js';
+import { careful, el } from './dom.js';
+import { announce, say } from './language.js';
+
+const PLAIN = /\.(txt|md|markdown|text)$/i;
+
+export function documentsTab(known) {
+  const list = el('ul', { class: 'documents' });
+  const wrong = el('p', { class: 'wrong', role: 'alert' });
+  const state = el('p', { class: 'help', role: 'status' });
+  const root = el('div', { class: 'single' }, el('h2', { say: 'documents' }));
+  if (known.uploads) {
+    const input = el('input', { type: 'file', multiple: true, id: 'files', class: 'unseen', accept: '.txt,.md,.markdown,.html,.htm,.pdf,.docx' });
+    input.addEventListener('change', async () => {
+      await add([...input.files]);
+      input.value = '';
+    });
+    root.append(el('div', { class: 'drop' }, input, el('label', { for: 'files', class: 'button', say: 'choose_files' }), el('p', { class: 'help', say: 'drop_help' })));
+  }
+  root.append(state, wrong, list);
+
+  async function refresh() {
+    try {
+      const { documents } = await call('GET', 'v1/documents', undefined, 'documents');
+      say(state, documents.length ? 'documents_count' : 'documents_none', { n: documents.length });
+      list.replaceChildren(...documents.map(row));
+    } catch (error) {
+      if (!isAborted(error)) say(wrong, ...meaning(error));
+    }
+  }
+
+  function row(one) {
+    return el('li', {}, el('bdi', { class: 'name' }, one.name), el('span', { class: 'help', say: ['paragraphs_count', { n: one.paragraphs }] }),
+      known.uploads ? careful('delete', () => remove(one), ['delete_document', { name: one.name }]) : null);
+  }
+
+  async function remove(one) {
+    say(wrong, null);
+    try {
+      await call('DELETE', `v1/documents/${encodeURIComponent(one.id)}`);
+      announce('deleted', { name: one.name });
+    } catch (error) {
+      say(wrong, ...meaning(error));
+    }
+    await refresh();
+  }
+
+  async function add(files) {
+    say(wrong, null);
+    if (!files.length) return;
+    say(state, 'adding', { n: files.length });
+    let added = 0;
+    for (const file of files) { // one at a time: one that is faulty keeps no other out
+      try {
+        if (file.size * 4 / 3 > known.limits.max_upload - 1000) {
+          say(wrong, 'file_too_large', { name: file.name, most: Math.floor(known.limits.max_upload * 0.75 / 1e6) });
+          continue;
+        }
+        await call('POST', 'v1/documents', { documents: [{ name: file.name, base64: await base64(file) }] });
+        added += 1;
+      } catch (error) {
+        say(wrong, 'file_refused', { name: file.name, message: error.message });
+      }
+    }
+    if (added) announce('added', { n: added });
+    await refresh();
+  }
+
+  return { root, opened: refresh, add };
+}
+
+function base64(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(',') + 1));
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(file);
+  });
+}
+
+/** The texts of plain text files, and the names of the others. */
+export async function readTexts(files) {
+  const texts = [];
+  const refused = [];
+  for (const file of files) {
+    try {
+      if (!PLAIN.test(file.name)) throw new Error('no plain text');
+      texts.push(new TextDecoder('utf-8', { fatal: true }).decode(await file.arrayBuffer()).replace(/\r\n?/g, '\n').trim());
+    } catch {
+      refused.push(file.name);
+    }
+  }
+  return { texts: texts.filter(Boolean), refused };
+}

@@ -12,7 +12,7 @@ import numpy as np
 from zhaiju.errors import ConfigError
 from zhaiju.service import schemas
 from zhaiju.service.limits import RETRY_SECONDS, RequestError
-from zhaiju.training.curves import Curve, extremes, group_size, read_curves
+from zhaiju.training.curves import SMOOTHING, Curve, extremes, group_size, read_curves, smooth
 
 log = logging.getLogger(__name__)
 
@@ -80,12 +80,12 @@ def _steps(curve: Curve) -> list[schemas.StepPoint]:
     size = group_size(len(curve.steps))
     starts = np.arange(0, len(curve.steps), size)
     ends = np.minimum(starts + size, len(curve.steps))
-    means = np.add.reduceat(curve.loss, starts) / (ends - starts)
+    smoothed = smooth(curve.loss, max(len(curve.loss) // SMOOTHING, 1))
     low, high = extremes(curve.loss, size)
     return [
         schemas.StepPoint(
             step=int(curve.steps[end - 1]),
-            loss=_finite(means[place]),
+            loss=_finite(smoothed[end - 1]),
             low=_finite(low[place]),
             high=_finite(high[place]),
             lr=_finite(curve.lr[end - 1]),

@@ -297,7 +297,7 @@ class StepPoint(BaseModel):
     """A few steps of a training together, so that no run has more than some hundred of them."""
 
     step: Annotated[int, Field(description="The last of them.")]
-    loss: Annotated[float | None, Field(description="Mean training loss; null where it is no number.")]
+    loss: Annotated[float | None, Field(description="Training loss, smoothed; null where it is no number.")]
     low: Annotated[float | None, Field(description="The lowest.")]
     high: Annotated[float | None, Field(description="The highest.")]
     lr: Annotated[float | None, Field(description="Learning rate.")]

@@ -149,18 +149,18 @@ export function askTab(known, { correct }) {
         }
       });
       const prose = el('blockquote', { class: 'prose', dir: 'auto', tabindex: 0, label: 'paragraph' }, marked(text, taken));
+      const correcting = correct && quote.paragraph !== null
+        ? button('correct', () => correct(quote, body.question), { class: 'quiet' })
+        : null;
       figure.replaceChildren(prose, el('figcaption', {}, placeOf(quote)),
-        tokenSwitch(text, 'read', quote, 'ask-tokens', limits));
-      if (correct && quote.paragraph !== null) {
-        figure.append(button('correct', () => correct(quote, body.question), { class: 'quiet' }));
-      }
+        tokenSwitch(text, 'read', quote, 'ask-tokens', limits, correcting));
       const mark = prose.querySelector('mark');
       prose.scrollTop = Math.max(0, mark.offsetTop - prose.offsetTop - prose.clientHeight / 2);
     }
 
     const verdict = el('p', { class: 'verdict', say: found.found ? 'answer' : 'not_found' });
     const hero = found.found
-      ? el('p', { class: 'hero', dir: 'auto', lang: 'zh' }, shown(found.answer))
+      ? el('p', { class: 'hero quoted', dir: 'auto' }, shown(found.answer))
       : el('p', { class: 'help', say: 'nearest' });
     const sure = el('div', { class: 'sure-of-it' }, el('span', { say: 'confidence' }), bar(found.confidence, { mark: found.threshold }));
     if (found.threshold !== null) sure.append(el('span', { class: 'help', say: ['threshold', { at: percent(found.threshold) }] }));

@@ -4,7 +4,8 @@ import { button, el } from './dom.js';
 import { announce, say } from './language.js';
 
 const SVG = 'http://www.w3.org/2000/svg';
-const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [420, 250, 54, 14, 14, 30];
+const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [420, 250, 54, 22, 14, 30];
+const MOST_DOTS = 30; // of a line; more would hide it
 const DASHES = ['', '7 3', '2 3', '9 3 2 3', '5 5', '12 3'];
 
 function draw(tag, attributes, ...children) {
@@ -21,7 +22,7 @@ export function ticks(low, high) {
   const unit = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 2.5, 5, 10].map((one) => one * unit).find((one) => one >= raw);
   const found = [];
-  for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-6; at += 1) found.push(at * step);
+  for (let at = Math.ceil(low / step - 1e-9) || 0; at * step <= high + step * 1e-6; at += 1) found.push(at * step);
   return found;
 }
 
@@ -56,6 +57,7 @@ function panel(runs, key, index) {
   const values = all.flatMap((one) => one.slice(1)).filter((one) => one !== null);
   let [low, high] = [shareOf(key) ? Math.min(...values) : 0, Math.max(...values)];
   if (high === low) [low, high] = [low - Math.abs(low || 1) / 10, high + Math.abs(high || 1) / 10];
+  if (shareOf(key)) high += (high - low) * 0.12; // room for what stands beside a star
   const marks = ticks(low, high);
   low = Math.min(low, marks[0]);
   const x = (step) => LEFT + (step / last) * (WIDTH - LEFT - RIGHT);
@@ -68,6 +70,7 @@ function panel(runs, key, index) {
   for (const step of ticks(0, last).filter(Number.isInteger)) {
     picture.append(draw('text', { x: x(step), y: HEIGHT - 10, 'text-anchor': 'middle' }, step.toLocaleString('en')));
   }
+  const labels = [];
   runs.forEach((run, place) => {
     const points = lines[place];
     if (!points.length) return;
@@ -81,6 +84,7 @@ function panel(runs, key, index) {
     if (!shareOf(key)) return;
     for (const [step, value] of points) {
       const isBest = step === run.best_step;
+      if (!isBest && points.length > MOST_DOTS) continue;
       const dot = isBest
         ? draw('path', { class: `best run${place % 6}`, d: star(x(step), y(value), 9) })
         : draw('circle', { class: `dot run${place % 6}`, cx: x(step), cy: y(value), r: 3 });
@@ -88,11 +92,12 @@ function panel(runs, key, index) {
       picture.append(dot);
       if (isBest) {
         const isRight = x(step) > WIDTH * 0.6;
-        picture.append(draw('text', { class: 'best-label', x: x(step) + (isRight ? -12 : 12), y: Math.max(TOP + 4, y(value) - 8), 'text-anchor': isRight ? 'end' : 'start' },
+        labels.push(draw('text', { class: 'best-label', x: x(step) + (isRight ? 8 : -8), y: y(value) - 10, 'text-anchor': isRight ? 'end' : 'start' },
           `${value.toFixed(4)} @ ${step.toLocaleString('en')}`));
       }
     }
   });
+  picture.append(...labels); // above all lines
   return el('section', { class: 'panel' }, heading, picture, details(runs, key, lines));
 }
 

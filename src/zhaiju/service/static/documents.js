@@ -24,9 +24,28 @@ export function documentsTab(known) {
     try {
       const { documents } = await call('GET', 'v1/documents', undefined, 'documents');
       say(state, documents.length ? 'documents_count' : 'documents_none', { n: documents.length });
-      list.replaceChildren(...documents.map(row));
+      arrange(documents);
     } catch (error) {
       if (!isAborted(error)) say(wrong, ...meaning(error));
+    }
+  }
+
+  /** Show these; rows that stay are not touched, so that nobody loses a place among them. */
+  function arrange(documents) {
+    const known = new Map([...list.children].map((one) => [one.dataset.key, one]));
+    const wanted = documents.map((one) => {
+      const key = JSON.stringify(one);
+      const found = known.get(key) ?? row(one);
+      found.dataset.key = key;
+      return found;
+    });
+    const left = [...list.children].indexOf(document.activeElement?.closest('.documents > li'));
+    for (const one of known.values()) if (!wanted.includes(one)) one.remove();
+    wanted.forEach((one, place) => {
+      if (list.children[place] !== one) list.insertBefore(one, list.children[place] ?? null);
+    });
+    if (left >= 0 && document.activeElement === document.body) {
+      (list.children[Math.min(left, list.children.length - 1)]?.querySelector('button') ?? root.querySelector('#files'))?.focus();
     }
   }
 

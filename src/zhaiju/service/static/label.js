@@ -39,16 +39,18 @@ export function labelTab(known) {
   const model = el('p', { class: 'model' });
   const saved = el('ul', { class: 'documents examples' });
   const nudges = el('div', { class: 'nudges' }, nudge('start', 'mark_start'), nudge('end', 'mark_end'));
-  const root = el('div', { class: 'single' },
+  const empty = el('p', { class: 'help' });
+  const work = el('div', { hidden: true },
     el('div', { class: 'actions turning' }, previous, number, total, next,
       button('label_download', save_file, { class: 'quiet', id: 'label-download' })),
     where, question.root, prose,
-    el('p', { class: 'help', id: 'mark-help', say: 'mark_help' }), told, nudges, model, wrong,
+    el('p', { class: 'help', id: 'mark-help', say: 'mark_help' }), told, nudges, model,
     el('div', { class: 'actions' },
       button('label_save', () => save(false), { class: 'primary', id: 'label-save' }),
       button('label_none', () => save(true), { id: 'label-none' }),
       button('label_new', () => begin(null), { class: 'quiet', id: 'label-new' }), state),
     el('h2', { say: 'label_saved' }), saved);
+  const root = el('div', { class: 'single' }, empty, work, wrong);
 
   function nudge(which, words) {
     const move = (by) => {
@@ -231,6 +233,7 @@ export function labelTab(known) {
       examples = examples.filter((one) => one.id !== example.id);
       if (id === example.id) begin(null);
       list();
+      root.querySelector('#label-new').focus();
       announce('label_deleted');
     } catch (error) {
       say(wrong, ...meaning(error));
@@ -310,6 +313,8 @@ export function labelTab(known) {
       const before = paragraphs[at]?.id;
       ({ paragraphs, examples } = found);
       root.dataset.file = found.file;
+      work.hidden = !paragraphs.length;
+      say(empty, paragraphs.length ? null : 'label_empty');
       const still = paragraphs.findIndex((one) => one.id === before);
       if (still < 0 || before === undefined) go(0);
       else list();

@@ -51,8 +51,8 @@ export async function tokenView(text, task, mark, purpose) {
   return el('div', { class: 'token-view' }, list, told);
 }
 
-/** A switch that shows the tokens of a text below itself. */
-export function tokenSwitch(text, task, mark, purpose, limits) {
+/** A switch that shows the tokens of a text below itself, and what else stands beside it. */
+export function tokenSwitch(text, task, mark, purpose, limits, beside = null) {
   const place = el('div');
   const wrong = el('p', { class: 'wrong', role: 'alert' });
   const toggle = el('button', { type: 'button', class: 'quiet', 'aria-expanded': 'false', say: 'tokens_show' });
@@ -74,5 +74,5 @@ export function tokenSwitch(text, task, mark, purpose, limits) {
       if (error.name !== 'AbortError') say(wrong, 'error_invalid', { message: error.message });
     }
   });
-  return el('div', { class: 'token-switch' }, toggle, wrong, place);
+  return el('div', { class: 'token-switch' }, toggle, beside, wrong, place);
 }

@@ -210,6 +210,10 @@ def ask(page, question, contexts=None):
     return answered.value.json()
 
 
+def percent(share):
+    return "< 0.1 %" if 0 < share < 0.001 else f"{100 * share:.{int(0 < share < 0.1)}f} %"
+
+
 # Code points before the mark, those in it, and the whole text, as they stand on the page.
 MARKED = """root => {
   const mark = root.querySelector('mark'), before = document.createRange();
@@ -317,7 +321,7 @@ def test_an_answer_is_highlighted_at_the_very_offsets_of_the_service(visit, bare
         "text": found["answer"],
         "whole": body["contexts"][found["index"]],
     }
-    assert f"{100 * found['confidence']:.0f} %" in page.locator(".sure-of-it").inner_text()
+    assert percent(found["confidence"]) in page.locator(".sure-of-it").inner_text()
     expect(page.locator("#live")).to_contain_text(found["answer"])
     # the runner-up spans, and each in its paragraph
     spans = page.locator(".spans .span")
@@ -336,7 +340,7 @@ def test_an_answer_is_highlighted_at_the_very_offsets_of_the_service(visit, bare
     for row, one in zip(rows.all(), found["candidates"], strict=True):
         expect(row.locator(".place")).to_have_text(f"第 {one['index'] + 1} 段")
         assert row.locator(".read").count() == one["selected"]
-        expect(row.locator(".figure")).to_have_text(re.compile(f"^{100 * one['score']:.{int(one['score'] < 0.1)}f} %$"))
+        expect(row.locator(".figure")).to_have_text(percent(one["score"]))
     rows.first.locator("summary").click()
     expect(rows.first.locator(".prose")).to_have_text(body["contexts"][found["candidates"][0]["index"]])
 
@@ -687,6 +691,32 @@ def test_answers_are_marked_by_keyboard_whole_characters_at_a_time(visit, full):
     expect(page.locator(".examples .answer-text")).to_have_text(["👨‍👩‍👧‍👦，"])
     page.keyboard.press("Escape")
     expect(page.locator(".markable mark")).to_have_count(0)
+
+
+def test_questions_that_wait_are_turned_to_and_further_answers_are_kept(visit, full):
+    address, app = full
+    kept = app.state.labels
+    kept.clear()
+    two = [{"text": text, "start": at, "end": at + 3} for text, at in (("林師傅", 0), ("在河邊", 3))]
+    kept["two"] = {"id": "two", "paragraph": 2, "question": "誰？", "answers": two, "is_impossible": False}
+    kept["open"] = {"id": "open", "paragraph": 2, "question": QUESTION, "answers": [], "is_impossible": False}
+    page = visit(address, "label")
+    expect(page.locator("#label-open")).to_have_text("下一個待答的問題（1）")
+    page.locator("#label-open").click()
+    expect(page.locator(".markable")).to_have_text(PARAGRAPH)
+    expect(page.locator(".markable")).to_be_focused()
+    expect(page.locator(".examples .help")).to_have_text("還沒有回答")
+    expect(page.locator(".markable mark.proposed")).to_have_text("林師傅")
+    page.keyboard.press("Enter")
+    expect(page.locator(".examples .answer-text")).to_have_text(["林師傅 · 在河邊", "林師傅"])
+    assert kept["open"]["answers"] == two[:1]
+    expect(page.locator("#label-open")).to_be_hidden()
+    page.locator(".examples .span").first.click()
+    expect(page.locator(".markable .other")).to_have_text("在河邊")
+    page.locator("#start-right").click()
+    page.locator("#label-save").click()
+    expect(page.locator(".examples .answer-text").filter(has_text="師傅 · 在河邊")).to_have_count(1)
+    assert [(one["start"], one["end"]) for one in kept["two"]["answers"]] == [(1, 3), (3, 6)]
 
 
 def test_a_wrong_answer_is_corrected_from_where_it_is_shown(visit, full):

@@ -48,7 +48,6 @@ PHRASES = {
     503: "Too many requests at a time; try again",
     504: "Not done in time, and dropped",
 }
-LABELS = "/v1/labels"
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -100,6 +99,7 @@ def make_app(
         )
     app.state.worker = worker
     app.state.gate = gate
+    app.state.labels = None
     _add_errors(app)
 
     async def run(request: Request, work: Callable[[Ticket], T]) -> T:
@@ -253,7 +253,7 @@ def make_app(
             tasks=worker.tasks,
             index=documents is not None,
             uploads=documents is not None and settings.uploads,
-            labels=any(getattr(route, "path", "") == LABELS for route in app.routes),
+            labels=app.state.labels is not None,
             curves=runs is not None,
             token=bool(settings.tokens),
             limits=schemas.LimitsResponse(

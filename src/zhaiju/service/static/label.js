@@ -20,6 +20,7 @@ export function labelTab(known) {
   let id = null; // of the example in work; null: a new one
   let start = 0;
   let end = 0;
+  let others = []; // further answers of the example, kept as they are
   let isOwn = false; // whether the mark was set by hand
   let steps = [0]; // where characters begin
   let waiting = null;
@@ -38,6 +39,7 @@ export function labelTab(known) {
   const told = el('p', { class: 'told', id: 'mark-told', 'aria-live': 'polite' });
   const model = el('p', { class: 'model' });
   const saved = el('ul', { class: 'documents examples' });
+  const open = button('label_next_open', nextOpen, { class: 'quiet', id: 'label-open' });
   const nudges = el('div', { class: 'nudges' }, nudge('start', 'mark_start'), nudge('end', 'mark_end'));
   const empty = el('p', { class: 'help' });
   const work = el('div', { hidden: true },
@@ -48,7 +50,7 @@ export function labelTab(known) {
     el('div', { class: 'actions' },
       button('label_save', () => save(false), { class: 'primary', id: 'label-save' }),
       button('label_none', () => save(true), { id: 'label-none' }),
-      button('label_new', () => begin(null), { class: 'quiet', id: 'label-new' }), state),
+      button('label_new', () => begin(null), { class: 'quiet', id: 'label-new' }), open, state),
     el('h2', { say: 'label_saved' }), saved);
   const root = el('div', { class: 'single' }, empty, work, wrong);
 
@@ -91,6 +93,11 @@ export function labelTab(known) {
     const spans = end > start
       ? [{ start, end, make: () => el('mark', { class: isOwn ? '' : 'proposed' }) }]
       : [{ start, end: start, make: () => el('span', { class: 'caret' }) }];
+    for (const one of others) {
+      if (spans.every((span) => one.end <= span.start || one.start >= span.end)) {
+        spans.push({ ...one, make: () => el('span', { class: 'other' }) });
+      }
+    }
     prose.replaceChildren(marked(text(), spans));
   }
 
@@ -206,11 +213,14 @@ export function labelTab(known) {
     id ??= newId();
     say(state, 'saving');
     try {
-      const body = { paragraph: paragraphs[at].id, question: asked, answers: isNone ? [] : [{ start, end }] };
+      const body = { paragraph: paragraphs[at].id, question: asked, answers: isNone ? [] : [{ start, end }, ...others.filter((one) => one.start !== start || one.end !== end)] };
       const example = await call('PUT', `v1/labels/${encodeURIComponent(id)}`, body);
       examples = [...examples.filter((one) => one.id !== example.id), example];
       list();
-      if (isNone) set(start, start, { own: false });
+      if (isNone) {
+        others = [];
+        set(start, start, { own: false });
+      }
       isOwn = true;
       draw();
       say(model, null);
@@ -253,24 +263,50 @@ export function labelTab(known) {
 
   // --- which paragraph, which example
 
+  /** Whether an example waits for an answer: it has none, and it is not said that there is none. */
+  function isOpen(example) {
+    return !example.answers.length && !example.is_impossible;
+  }
+
+  function stateOf(example) {
+    if (isOpen(example)) return 'waits';
+    return example.answers.length ? 'saved' : 'saved_none';
+  }
+
+  /** Turn to the next question that waits, from here on and then from the first paragraph. */
+  function nextOpen() {
+    const far = (one) => {
+      const place = paragraphs.findIndex(({ id: own }) => own === one.paragraph);
+      return (place - at + paragraphs.length) % paragraphs.length + (one.id === id ? paragraphs.length : 0);
+    };
+    const waitingOnes = examples.filter(isOpen);
+    if (!waitingOnes.length) return;
+    const next_ = waitingOnes.reduce((best, one) => (far(one) < far(best) ? one : best));
+    const place = paragraphs.findIndex(({ id: own }) => own === next_.paragraph);
+    if (place !== at) go(place);
+    begin(next_);
+    prose.focus();
+  }
+
   /** Take up an example, or begin a new one. */
   function begin(example, asked = '') {
     clearTimeout(waiting);
     drop('propose');
     id = example?.id ?? null;
-    isOwn = Boolean(example);
+    isOwn = Boolean(example) && !isOpen(example);
     question.input.value = example?.question ?? asked;
     question.refuse(null);
     say(wrong, null);
     say(model, null);
     isUnsaved = false;
-    say(state, example ? (example.answers.length ? 'saved' : 'saved_none') : null);
+    say(state, example ? stateOf(example) : null);
     state.className = 'state';
-    const [answer] = example?.answers ?? [];
+    const [answer, ...further] = example?.answers ?? [];
     [start, end] = answer ? [answer.start, answer.end] : [0, 0];
+    others = further.map((one) => ({ start: one.start, end: one.end }));
     draw();
     tell();
-    if (asked) propose();
+    propose();
   }
 
   function list() {
@@ -278,14 +314,19 @@ export function labelTab(known) {
     saved.replaceChildren(...here.map((example) => el('li', {},
       el('button', { type: 'button', class: 'span', on: { click: () => begin(example) } },
         el('bdi', { class: 'name' }, shown(example.question)),
-        example.answers.length ? el('bdi', { class: 'answer-text' }, shown(example.answers[0].text)) : el('span', { class: 'help', say: 'holds_none' })),
+        example.answers.length
+          ? el('bdi', { class: 'answer-text' }, shown(example.answers.map((one) => one.text).join(' · ')))
+          : el('span', { class: 'help', say: isOpen(example) ? 'waits' : 'holds_none' })),
       careful('delete', () => remove(example), ['delete_example', { question: example.question }]))));
     if (!here.length) saved.append(el('li', { class: 'help', say: 'label_none_yet' }));
-    say(total, 'label_total', { paragraphs: paragraphs.length, n: examples.length });
+    const left = examples.filter(isOpen).length;
+    say(total, 'label_total', { paragraphs: paragraphs.length, n: examples.length - left });
+    open.hidden = left === 0;
+    say(open, 'label_next_open', { n: left });
   }
 
   function go(place, asked = '') {
-    if (isUnsaved) drafts.set(paragraphs[at].id, { id, question: question.input.value, start, end, isOwn });
+    if (isUnsaved) drafts.set(paragraphs[at].id, { id, question: question.input.value, start, end, others, isOwn });
     at = Math.max(0, Math.min(paragraphs.length - 1, place));
     number.value = String(at + 1);
     number.max = String(paragraphs.length);
@@ -296,7 +337,7 @@ export function labelTab(known) {
     begin(null, asked);
     const draft = drafts.get(paragraphs[at]?.id);
     if (draft && !asked) {
-      ({ id, start, end, isOwn } = draft);
+      ({ id, start, end, others, isOwn } = draft);
       question.input.value = draft.question;
       draw();
       tell();

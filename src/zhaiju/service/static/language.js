@@ -55,6 +55,7 @@ export function t(key, values = {}) {
 }
 
 export function percent(value) {
+  if (value > 0 && value < 0.001) return '< 0.1 %';
   return `${(100 * value).toFixed(value > 0 && value < 0.1 ? 1 : 0)} %`;
 }
 

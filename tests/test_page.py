@@ -272,7 +272,7 @@ def test_three_languages_say_the_same_things(visit, bare):
     made = re.compile(r"(tab|error|curve)_\w+|mark_(start|end)_(left|right)")  # their names are put together
     assert [key for key in keys if not made.fullmatch(key) and not re.search(rf"['`]{key}['`]", code)] == []
     said = set(re.findall(r"\b(?:say|label|hint|help): \[?'(\w+)'", code))
-    said |= set(re.findall(r"\b(?:say\(\w+, |announce\(|refuse\(|button\(|careful\()'(\w+)'", code))
+    said |= set(re.findall(r"\b(?:say\(\w+, |announce\(|complain\(|refuse\(|button\(|careful\()'(\w+)'", code))
     assert len(said) > 50
     assert said <= keys
     for locale, language in (

@@ -7,7 +7,8 @@ const PLAIN = /\.(txt|md|markdown|text)$/i;
 
 export function documentsTab(known) {
   const list = el('ul', { class: 'documents' });
-  const wrong = el('p', { class: 'wrong', role: 'alert' });
+  const wrong = el('div', { role: 'alert' });
+  const complain = (key, values) => wrong.append(el('p', { class: 'wrong', say: [key, values] }));
   const state = el('p', { class: 'help', role: 'status' });
   const root = el('div', { class: 'single' }, el('h2', { say: 'documents' }));
   if (known.uploads) {
@@ -26,7 +27,7 @@ export function documentsTab(known) {
       say(state, documents.length ? 'documents_count' : 'documents_none', { n: documents.length });
       arrange(documents);
     } catch (error) {
-      if (!isAborted(error)) say(wrong, ...meaning(error));
+      if (!isAborted(error)) complain(...meaning(error));
     }
   }
 
@@ -55,31 +56,32 @@ export function documentsTab(known) {
   }
 
   async function remove(one) {
-    say(wrong, null);
+    wrong.replaceChildren();
     try {
       await call('DELETE', `v1/documents/${encodeURIComponent(one.id)}`);
       announce('deleted', { name: one.name });
     } catch (error) {
-      say(wrong, ...meaning(error));
+      complain(...meaning(error));
     }
     await refresh();
   }
 
   async function add(files) {
-    say(wrong, null);
+    wrong.replaceChildren();
     if (!files.length) return;
     say(state, 'adding', { n: files.length });
     let added = 0;
     for (const file of files) { // one at a time: one that is faulty keeps no other out
       try {
         if (file.size * 4 / 3 > known.limits.max_upload - 1000) {
-          say(wrong, 'file_too_large', { name: file.name, most: Math.floor(known.limits.max_upload * 0.75 / 1e6) });
+          complain('file_too_large', { name: file.name, most: Math.floor(known.limits.max_upload * 0.75 / 1e6) });
           continue;
         }
         await call('POST', 'v1/documents', { documents: [{ name: file.name, base64: await base64(file) }] });
         added += 1;
       } catch (error) {
-        say(wrong, 'file_refused', { name: file.name, message: error.message });
+        if (error.field) complain('file_refused', { name: file.name, message: error.message });
+        else complain(...meaning(error));
       }
     }
     if (added) announce('added', { n: added });

@@ -120,8 +120,9 @@ export function labelTab(known) {
   function selection() {
     const chosen = document.getSelection();
     if (!chosen.rangeCount || chosen.isCollapsed) return null;
-    const range = chosen.getRangeAt(0);
-    if (!prose.contains(range.startContainer) || !prose.contains(range.endContainer)) return null;
+    const range = chosen.getRangeAt(0).cloneRange();
+    if (!prose.contains(range.startContainer)) return null;
+    if (!prose.contains(range.endContainer)) range.setEnd(prose, prose.childNodes.length); // as a triple click selects
     const before = document.createRange();
     before.selectNodeContents(prose);
     before.setEnd(range.startContainer, range.startOffset);

@@ -139,8 +139,8 @@ function dropping({ ask, documents, known }) {
       open('ask');
       const { texts, refused } = await readTexts(files);
       if (texts.length) ask.take(texts);
-      for (const name of refused) ask.refuse('file_no_text', { name });
-      if (refused.length) announce('file_no_text', { name: refused[0] });
+      if (refused.length) ask.refuse('file_no_text', { name: refused.join(', ') });
+      if (refused.length) announce('file_no_text', { name: refused.join(', ') });
     }
   });
 }

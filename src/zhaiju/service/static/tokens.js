@@ -18,7 +18,7 @@ export async function tokenView(text, task, mark, purpose) {
     const inside = mark && token.start < mark.end && token.end > mark.start;
     list.append(el('span', {
       class: `token${inside ? ' inside' : ''}${to === from ? ' thin' : ''}`, tabindex: place ? -1 : 0, role: 'button',
-      'data-place': place, 'aria-describedby': told.id,
+      'data-place': place,
     }, shown(text.slice(from, to))));
     done = to;
   });

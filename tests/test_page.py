@@ -226,6 +226,19 @@ MARKED = """root => {
 SHOWN = {number: 0x2400 + number for number in range(32) if chr(number) not in "\t\n\r"} | {0x7F: 0x2421}
 
 
+def test_without_a_browser_the_tests_are_skipped_but_not_where_they_must_run(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    for name in ("ZHAIJU_CHROMIUM", "CI", "ZHAIJU_BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(pytest.skip.Exception, match="scripts/browser"):
+        chromium()
+    for name in ("CI", "ZHAIJU_BROWSER"):
+        with monkeypatch.context() as patched:
+            patched.setenv(name, "1")
+            with pytest.raises(pytest.fail.Exception, match="scripts/browser"):
+                chromium()
+
+
 # --- what is served
 
 

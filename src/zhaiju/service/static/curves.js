@@ -92,7 +92,7 @@ function panel(runs, key, index) {
       picture.append(dot);
       if (isBest) {
         const isRight = x(step) > WIDTH * 0.6;
-        const isTaken = labels.some((one) => Math.abs(one.getAttribute('x') - x(step)) < 110 && Math.abs(one.getAttribute('y') - y(value) + 10) < 14);
+        const isTaken = labels.some((one) => Math.abs(one.getAttribute('x') - x(step)) < 110 && Math.abs(one.getAttribute('y') - y(value) + 10) < 16);
         labels.push(draw('text', { class: 'best-label', x: x(step) + (isRight ? 8 : -8), y: y(value) + (isTaken ? 20 : -10), 'text-anchor': isRight ? 'end' : 'start' },
           `${value.toFixed(4)} @ ${step.toLocaleString('en')}`));
       }

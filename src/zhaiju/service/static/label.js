@@ -43,7 +43,7 @@ export function labelTab(known) {
   const nudges = el('div', { class: 'nudges' }, nudge('start', 'mark_start'), nudge('end', 'mark_end'));
   const empty = el('p', { class: 'help' });
   const work = el('div', { hidden: true },
-    el('div', { class: 'actions turning' }, previous, number, total, next,
+    el('div', { class: 'actions turning' }, previous, number, next, total,
       button('label_download', save_file, { class: 'quiet', id: 'label-download' })),
     where, question.root, prose,
     el('p', { class: 'help', id: 'mark-help', say: 'mark_help' }), told, nudges, model,

@@ -962,11 +962,14 @@ def test_a_stop_does_not_wait_beyond_its_grace():
 
 
 @pytest.mark.slow
-def test_the_command_listens_with_a_token(tmp_path):
+def test_the_command_listens_with_a_token(tmp_path, dialogue):
     (tmp_path / "tokens").write_text("one\ntwo\n")
     arguments = ["--token-file", tmp_path / "tokens", "--index", tmp_path / "index", "--uploads", "--selector", "none"]
-    with command(*arguments) as (_, address):
+    with command(*arguments, "--run", dialogue["intent"], "--run", dialogue["slots"]) as (_, address):
         assert address.startswith("http://127.0.0.1:")
+        assert httpx.get(address).text.startswith("<!doctype html>")
+        runs = httpx.get(f"{address}/v1/runs", headers={"Authorization": "Bearer one"}).json()["runs"]
+        assert [one["name"] for one in runs] == ["intent", "slots"]
         assert httpx.post(f"{address}/v1/read", json=READ[1]).status_code == 401
         response = httpx.post(f"{address}/v1/read", json=READ[1], headers={"Authorization": "Bearer two"})
         assert response.json()["answer"] == "林師傅"

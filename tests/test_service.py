@@ -8,6 +8,7 @@ import os
 import random
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from importlib.resources import files as resources
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -39,6 +41,7 @@ from zhaiju.service.app import make_app
 from zhaiju.service.batching import Batcher, LateError, StoppedError, Ticket
 from zhaiju.service.documents import Documents, identity, shown
 from zhaiju.service.limits import Rate, RequestError, Settings, check_host, client_token
+from zhaiju.service.runs import Runs
 from zhaiju.service.server import bind, configured
 from zhaiju.service.turns import Baton, Crew, Turns
 from zhaiju.service.work import Models, load_models
@@ -80,9 +83,9 @@ def encoding():
 
 
 @contextmanager
-def serving(models, documents=None, **settings):
+def serving(models, documents=None, runs=None, **settings):
     """A function that sends requests to an app, one or several at a time, and gives the responses."""
-    app = make_app(Settings(**settings), models, documents)
+    app = make_app(Settings(**settings), models, documents, runs=runs)
     loop = asyncio.new_event_loop()
     running = threading.Thread(target=loop.run_forever)
     running.start()
@@ -231,6 +234,115 @@ def test_offsets_count_code_points(models):
         assert "code point" in json.dumps(post.call("GET", "/openapi.json").json()["components"])
 
 
+def test_candidates_are_ranked_as_the_selector_ranks_them(models, documents):
+    with serving(models, documents, uploads=True) as post:
+        body = QUESTIONS[1]
+        answered, selected = (response.json() for response in post(("answer", body), ("select", body)))
+        odds = np.exp(np.asarray(selected["scores"]) - max(selected["scores"]))
+        wanted = sorted(enumerate(odds / odds.sum()), key=lambda one: -one[1])
+        found = answered["candidates"]
+        assert [one["index"] for one in found] == [index for index, _ in wanted]
+        near([one["score"] for one in found], [float(score) for _, score in wanted])
+        assert found[0]["selected"]
+        assert answered["index"] in [one["index"] for one in found if one["selected"]]
+        together = post(("answer/batch", {"items": [body, QUESTIONS[0]]})).json()["results"]
+        near(together[0]["candidates"], found)
+        post(("documents", {"documents": [NOTES]}))
+        answered = post(("answer", {"question": "鎮上誰在河邊修船？"})).json()
+        assert {one["paragraph"] for one in answered["candidates"]} == {PARAGRAPHS[0], PARAGRAPHS[1]}
+        assert answered["candidates"][0]["source"] == answered["source"]
+        assert sum(one["score"] for one in answered["candidates"]) == pytest.approx(1)
+
+
+def test_without_a_selector_every_candidate_is_read(encoding):
+    with serving(slow_models(Slow(), encoding)) as post:
+        found = post(("answer", {"question": QUESTION, "contexts": PARAGRAPHS})).json()["candidates"]
+        assert [(one["index"], one["score"], one["selected"]) for one in found] == [(at, None, True) for at in range(3)]
+
+
+def test_tokens_are_those_of_the_encoder(models, dialogue):
+    with serving(models, max_text=100) as post:
+        for task, name in (("read", "starter"), ("intent", dialogue["intent"])):
+            wanted = zhaiju.load(name).parts[task][0].encoding.tokens(PARAGRAPHS[2])
+            found = post(("tokens", {"text": PARAGRAPHS[2], "task": task})).json()["tokens"]
+            assert [one["id"] for one in found] == wanted.ids.tolist()
+            assert [(one["start"], one["end"]) for one in found] == list(zip(wanted.starts, wanted.ends, strict=True))
+        assert (
+            post(("tokens", {"text": PARAGRAPHS[2]})).json()
+            == post(("tokens", {"text": PARAGRAPHS[2], "task": "read"})).json()
+        )
+        for body, field in (
+            ({"text": "船" * 101}, "text"),
+            ({"text": " "}, "text"),
+            ({"text": "船", "task": "x"}, "task"),
+        ):
+            response = post(("tokens", body))
+            assert (response.status_code, response.json()["error"]["field"]) == (422, field)
+
+
+def test_capabilities_say_what_can_be_asked(models, encoding, documents, dialogue):
+    def capable(*given, runs=None, **settings):
+        with serving(*given, runs=runs, **settings) as post:
+            headers = {"Authorization": "Bearer s3cret"}
+            assert post.call("GET", "/v1/runs", headers=headers).status_code == (200 if runs else 404)
+            return post.call("GET", "/v1/capabilities", headers=headers).json()
+
+    found = capable(slow_models(Slow(), encoding), max_question=77)
+    assert found.pop("limits") | {"max_question": 77, "max_context": 100_000} == {
+        "max_question": 77, "max_context": 100_000, "max_contexts": 100, "max_text": 10_000, "max_batch": 64,
+        "max_body": 1 << 20, "max_upload": 32 << 20,
+    }  # fmt: skip
+    assert found == {
+        "tasks": ["read"], "index": False, "uploads": False, "labels": False, "curves": False, "token": False,
+    }  # fmt: skip
+    runs = Runs([Path(dialogue["intent"])])
+    found = capable(models, documents, runs=runs, uploads=True, tokens=("s3cret",))
+    assert all(found[name] for name in ("index", "uploads", "curves", "token"))
+    assert found["tasks"] == ["read", "select", "intent", "slots"]
+
+
+def test_runs_tell_their_metrics_and_no_path(dialogue, tmp_path, encoding):
+    twin = tmp_path / "intent"
+    shutil.copytree(dialogue["intent"], twin)
+    with (twin / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+        for step in range(3, 2003):
+            stream.write(json.dumps({"event": "step", "step": step, "loss": 2.0, "lr": 0.1, "seconds": 0}) + "\n")
+        stream.write('{"event": "step", "st')  # it is being written
+    runs = Runs([Path(dialogue["intent"]), twin, Path(dialogue["slots"])])
+    with serving(slow_models(Slow(), encoding), runs=runs) as post:
+        response = post.call("GET", "/v1/runs")
+        first, second, third = response.json()["runs"]
+        assert [first["name"], second["name"], third["name"]] == ["intent", "intent (2)", "slots"]
+        assert (first["task"], third["task"]) == ("intent", "slots")
+        entries = [json.loads(line) for line in (twin / "metrics.jsonl").read_text("utf-8").splitlines()[:-1]]
+        scored = [entry for entry in entries if entry["event"] == "evaluate"]
+        assert first["evaluations"] == [
+            {"step": entry["step"], "figures": {"accuracy": entry["accuracy"]}} for entry in scored
+        ]
+        assert first["best_step"] == max(scored, key=lambda entry: entry["accuracy"])["step"]
+        assert [one["step"] for one in first["steps"]] == [1, 2]
+        assert len(second["steps"]) <= 600
+        assert second["steps"][-1] == {"step": 2002, "loss": 2.0, "low": 2.0, "high": 2.0, "lr": 0.1}
+        assert set(third["evaluations"][0]["figures"]) == {"f1", "token_accuracy", "sentence_accuracy"}
+        assert str(tmp_path) not in response.text
+        shutil.rmtree(twin)
+        gone = post.call("GET", "/v1/runs")
+        assert gone.status_code == 503
+        assert str(tmp_path) not in gone.text
+
+
+def test_the_page_is_given_without_a_token_and_holds_nothing(encoding):
+    with serving(slow_models(Slow(), encoding), tokens=("s3cret",)) as post:
+        page = post.call("GET", "/")
+        assert page.status_code == 200
+        assert page.headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'")
+        assert post.call("GET", "/static/main.js").status_code == 200
+        assert post.call("GET", "/v1/capabilities").status_code == 401
+        assert post.call("GET", "/openapi.json").status_code == 401
+    with serving(slow_models(Slow(), encoding), hosts=("127.0.0.1",)) as post:
+        assert post.call("GET", "/", headers={"Host": "evil.example"}).status_code == 421
+
+
 def test_what_is_not_loaded_is_said(encoding):
     with serving(slow_models(Slow(), encoding)) as post:
         for route in ("intent", "intent/batch", "select", "slots"):
@@ -266,6 +378,8 @@ def test_health_metrics_and_description(models):
             schema = description["components"]["schemas"][f"{task.capitalize()}Request"]
             for example in schema["examples"] if task != "answer" else schema["examples"][:1]:
                 assert post((task, example)).status_code == 200
+        for example in description["components"]["schemas"]["TokensRequest"]["examples"]:
+            assert post(("tokens", example)).status_code == 200
         assert "/v1/answer/batch" in description["paths"]
 
 
@@ -1192,11 +1306,14 @@ def test_a_stop_does_not_wait_beyond_its_grace():
 
 
 @pytest.mark.slow
-def test_the_command_listens_with_a_token(tmp_path):
+def test_the_command_listens_with_a_token(tmp_path, dialogue):
     (tmp_path / "tokens").write_text("one\ntwo\n")
     arguments = ["--token-file", tmp_path / "tokens", "--index", tmp_path / "index", "--uploads", "--selector", "none"]
-    with command(*arguments) as (_, address):
+    with command(*arguments, "--run", dialogue["intent"], "--run", dialogue["slots"]) as (_, address):
         assert address.startswith("http://127.0.0.1:")
+        assert httpx.get(address).text.startswith("<!doctype html>")
+        runs = httpx.get(f"{address}/v1/runs", headers={"Authorization": "Bearer one"}).json()["runs"]
+        assert [one["name"] for one in runs] == ["intent", "slots"]
         assert httpx.post(f"{address}/v1/read", json=READ[1]).status_code == 401
         response = httpx.post(f"{address}/v1/read", json=READ[1], headers={"Authorization": "Bearer two"})
         assert response.json()["answer"] == "林師傅"
@@ -1216,6 +1333,7 @@ def test_a_bad_start_is_one_line_and_exit_code_2(run, tmp_path):
             (["--port", "0", "--uploads"], "--uploads needs an index"),
             (["--port", "0", "--token-file", tmp_path / "nothing"], "cannot be read"),
             (["--port", "0", "--queue", "0"], "queue is 0, expected"),
+            (["--port", "0", "--run", tmp_path], "is not a run"),
         ]
         for arguments, message in cases:
             code, out, err = run("serve", *arguments)

@@ -1290,6 +1290,9 @@ def serve(
         bool,
         typer.Option("--uploads", help="Let clients add and delete documents; the index is made if there is none."),
     ] = False,
+    run: Annotated[
+        list[Path] | None, typer.Option(help="A run whose learning curves the page shows; may be given again.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen at. The default is reached from this machine only.")] = (
         LOOPBACK[0]
     ),
@@ -1340,8 +1343,9 @@ def serve(
 ) -> None:
     """Answer over HTTP, until Ctrl-C or SIGTERM; what was accepted by then is answered.
 
-    Routes: POST /v1/answer, /v1/select, /v1/read, /v1/intent, /v1/slots, each also as /batch; /v1/documents; /healthz,
-    /readyz, /metrics; /openapi.json describes them.
+    A browser shows a page at / to ask, to see how an answer came about, and to keep documents. Routes: POST /v1/answer,
+    /v1/select, /v1/read, /v1/intent, /v1/slots, each also as /batch; POST /v1/tokens; /v1/documents; /v1/runs;
+    /v1/capabilities; /healthz, /readyz, /metrics; /openapi.json describes them.
     """
     hosts = tuple(name.lower() for name in allow_host or (LOOPBACK if host in LOOPBACK else ()))
     settings = Settings(
@@ -1355,6 +1359,7 @@ def serve(
     make_app, bind, serve_at = _service()
     from zhaiju.modeling.memory import keep_steady
     from zhaiju.service.documents import Documents
+    from zhaiju.service.runs import Runs
     from zhaiju.service.work import load_models
 
     keep_steady()
@@ -1362,6 +1367,7 @@ def serve(
         if host not in LOOPBACK and not settings.tokens:
             ui.note(f"anyone who reaches {host} may ask here: no --token-file was given")
         documents = None if index is None else Documents(index, create=uploads, embedding=_embedding(embedder))
+        runs = Runs(run) if run else None
         models = load_models(
             None if reader == "none" else reader,
             None if selector == "none" else selector,
@@ -1372,7 +1378,7 @@ def serve(
         )
         serve_at(
             listening,
-            make_app(settings, models, documents),
+            make_app(settings, models, documents, runs=runs),
             grace=settings.grace,
             patience=settings.patience,
             connections=settings.connections,

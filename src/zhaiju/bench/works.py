@@ -236,7 +236,7 @@ def questions(sources: Sources) -> list[Any]:
 def _utterances(sources: Sources, task: str, count: int) -> list[str]:
     if sources.data:
         examples = read_all(task, sources.data / {"slots": "slot"}.get(task, task) / "train.json", split="train")
-        texts = [" ".join(one.words) if task == "slots" else one.text for one in examples]
+        texts = [" ".join(one.tokens) if task == "slots" else one.text for one in examples]
     else:
         texts = [f"please tell me what {word} number {at} is" for at in range(50) for word in ("road", "train", "ship")]
     return (texts * (1 + count // len(texts)))[:count]

@@ -23,7 +23,7 @@ from zhaiju.corpus.documents import CLOSERS, Paragraph
 from zhaiju.corpus.lexical import BM25, terms
 from zhaiju.data.examples import Candidate, Context, QAExample, ReadPrediction
 from zhaiju.errors import ConfigError, DataError
-from zhaiju.inference.answer import Answerer, Joint, join, load_joint
+from zhaiju.inference.answer import Answerer, Joint, join, load_joint, rank
 from zhaiju.inference.engine import make_engine
 from zhaiju.modeling.checkpoint import STARTER, Checkpoint, load, starter
 
@@ -118,6 +118,21 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True)
+class Considered:
+    """A paragraph that was found for a question.
+
+    Attributes:
+        paragraph: The paragraph.
+        score: Its probability of being the right one of those found, 0..1; None without a selector.
+        read: Whether a quote was looked for in it.
+    """
+
+    paragraph: Paragraph
+    score: float | None
+    read: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What documents say to a question.
 
@@ -127,12 +142,14 @@ class Answer:
             question.
         confidence: Probability that the first one is right, 0..1.
         threshold: Confidence below which the documents are taken not to hold the answer; None: not calibrated.
+        considered: The paragraphs that were found, likeliest first.
     """
 
     question: str
     quotes: tuple[Quote, ...]
     confidence: float
     threshold: float | None
+    considered: tuple[Considered, ...] = ()
 
     @property
     def found(self) -> bool:
@@ -273,7 +290,10 @@ class Asker:
         logit = 0.0 if selected is None else selected.scores[prediction.index] - joint.lexical * hit.lexical
         signals = _signals(question, hit, logit, prediction)
         confidence = prediction.score if self.trust is None else self.trust.confidence(signals)
-        return Answer(question, tuple(_quotes(prediction, hits)), confidence, self._threshold), signals
+        considered = tuple(
+            Considered(hits[one.index].paragraph, one.score, one.read) for one in rank(selected, readings)
+        )
+        return Answer(question, tuple(_quotes(prediction, hits)), confidence, self._threshold, considered), signals
 
     @property
     def _threshold(self) -> float | None:

@@ -94,6 +94,21 @@ class Shortcuts:
             raise ConfigError(f"certain is {self.certain:g}, expected a probability from 0.5 to 1")
 
 
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A candidate paragraph and what came of it.
+
+    Attributes:
+        index: Its place among the candidates.
+        score: Its probability of being the right one of them, 0..1; None without a selector.
+        read: Whether a quote was looked for in it.
+    """
+
+    index: int
+    score: float | None
+    read: bool
+
+
 @dataclass
 class Spared:
     """What shortcuts did so far.
@@ -375,6 +390,17 @@ def join(
         index=reading.index,
         selected=chosen,
     )
+
+
+def rank(selected: SelectPrediction | None, readings: Sequence[ReadPrediction]) -> tuple[Ranked, ...]:
+    """All candidates of a question, likeliest first; in their order where nothing was selected."""
+    read = [reading.index for reading in readings]
+    if selected is None:
+        return tuple(Ranked(index, None, True) for index in read)
+    scores = np.asarray(selected.scores)
+    odds = np.exp(log_softmax(scores))
+    order = np.argsort(-scores, kind="stable").tolist()
+    return tuple(Ranked(index, float(odds[index]), index in read) for index in order)
 
 
 def _pair(reader: str, selector: str) -> str:

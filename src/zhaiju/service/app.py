@@ -27,6 +27,8 @@ from zhaiju.service.labelling import add_labels
 from zhaiju.service.labels import Labels
 from zhaiju.service.limits import RETRY_SECONDS, Gate, RequestError, Settings, at_most
 from zhaiju.service.metrics import Metrics
+from zhaiju.service.page import add_page
+from zhaiju.service.runs import Runs
 from zhaiju.service.turns import Crew, Turns
 from zhaiju.service.work import Models, Worker
 
@@ -56,7 +58,12 @@ log = logging.getLogger(__name__)
 
 
 def make_app(
-    settings: Settings, models: Models, documents: Documents | None = None, labels: Labels | None = None
+    settings: Settings,
+    models: Models,
+    documents: Documents | None = None,
+    *,
+    labels: Labels | None = None,
+    runs: Runs | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -65,6 +72,7 @@ def make_app(
         models: What it answers with; used by nobody else from now on.
         documents: What is asked where a question comes without paragraphs.
         labels: What is labelled; closed by whoever made it.
+        runs: Trainings whose curves are shown.
     """
     gate = Gate(settings.queue)
     metrics = Metrics(lambda: gate.inside)
@@ -107,6 +115,7 @@ def make_app(
     app.state.worker = worker
     app.state.gate = gate
     app.state.door = door
+    app.state.labels = labels
     _add_errors(app)
 
     async def run(request: Request, work: Callable[[Ticket], T], *, aside: bool = False) -> T:
@@ -243,6 +252,33 @@ def make_app(
 
     add_labels(app, labels, settings=settings, run=run, responses=responses)
 
+    @app.post("/v1/tokens", responses=responses, tags=["service"])
+    async def tokens(request: Request, item: schemas.TokensRequest) -> schemas.TokensResponse:
+        """Show a text as the encoder of a task sees it."""
+        return await one(request, item.task, item, lambda items, ticket: [worker.tokens(item) for item in items])
+
+    @app.get("/v1/runs", responses=responses, tags=["service"])
+    async def list_runs(request: Request) -> schemas.RunsResponse:
+        """The metrics of the runs that are shown here, as far as they have come."""
+        if runs is None:
+            raise RequestError(404, "no_runs", "no runs are shown here; start with --run")
+        return await run(request, lambda ticket: runs.read())
+
+    @app.get("/v1/capabilities", responses=responses, tags=["service"])
+    async def capabilities() -> schemas.CapabilitiesResponse:
+        """What can be asked here, and how much at a time."""
+        return schemas.CapabilitiesResponse(
+            tasks=worker.tasks,
+            index=documents is not None,
+            uploads=documents is not None and settings.uploads,
+            labels=app.state.labels is not None,
+            curves=runs is not None,
+            token=bool(settings.tokens),
+            limits=schemas.LimitsResponse(
+                **{name: getattr(settings, name) for name in schemas.LimitsResponse.model_fields}
+            ),
+        )
+
     @app.get("/healthz", tags=["service"])
     async def healthz() -> schemas.Status:
         """Whether it lives."""
@@ -262,6 +298,7 @@ def make_app(
         """Counters, for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    add_page(app)
     door.routes = frozenset(route.path for route in app.routes if isinstance(route, APIRoute))
     return app
 

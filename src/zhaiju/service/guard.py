@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse
 from zhaiju.service.batching import Ticket
 from zhaiju.service.limits import UPLOADS, Gate, Rate, RequestError, Settings, check_host, client_token, overloaded
 from zhaiju.service.metrics import Metrics
+from zhaiju.service.page import is_page
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -134,6 +135,8 @@ class Guard:
             return
         headers = dict(scope["headers"])
         client = (scope.get("client") or ("",))[0]
+        if self._settings.tokens and is_page(scope["path"]):  # it holds nothing of anyone's, and asks for the token
+            return
         if self._settings.tokens:
             client = client_token(self._settings.tokens, headers.get(b"authorization", b""))
         else:

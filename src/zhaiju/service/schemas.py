@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -17,6 +17,7 @@ from zhaiju.errors import DataError
 
 ItemT = TypeVar("ItemT")
 
+TaskName = Literal["read", "select", "intent", "slots"]
 QUESTION = "誰在河邊修船？"
 CONTEXTS = ["林師傅在河邊修船。", "鎮上有兩家書店。"]
 START = "First code point of the quote in its paragraph (not UTF-16 unit, as JavaScript counts)."
@@ -128,6 +129,15 @@ class DocumentsRequest(BaseModel):
     documents: Annotated[list[DocumentUpload], Field(min_length=1, fail_fast=True)]
 
 
+class TokensRequest(BaseModel):
+    """A text, and whose tokenizer is meant."""
+
+    model_config = _config({"text": CONTEXTS[0]}, {"text": "book a boat for tomorrow", "task": "intent"})
+
+    text: Text
+    task: Annotated[TaskName, Field(description="The task whose encoder is to see the text.")] = "read"
+
+
 # --- responses
 
 
@@ -146,8 +156,8 @@ class Span(BaseModel):
     score: Annotated[float, Field(description="Its probability, 0..1.")]
 
 
-class Quote(Span):
-    """A quote and where it stands."""
+class Place(BaseModel):
+    """A paragraph: one that was sent, or one of a document."""
 
     source: Annotated[str, Field(description="Index of the paragraph, or the document and the place in it.")]
     index: Annotated[int | None, Field(description="Of the paragraph in contexts.")] = None
@@ -157,7 +167,22 @@ class Quote(Span):
     page: int | None = None
     number: Annotated[int | None, Field(description="Of the paragraph in its document.")] = None
     heading: Annotated[str | None, Field(description="The nearest above it.")] = None
-    paragraph: Annotated[str | None, Field(description="What start and end count in; null where you sent it.")] = None
+    paragraph: Annotated[str | None, Field(description="Its text, in which offsets count; null where you sent it.")] = (
+        None
+    )
+
+
+class Quote(Place, Span):
+    """A quote and where it stands."""
+
+
+class Candidate(Place):
+    """A paragraph that might hold the answer."""
+
+    score: Annotated[
+        float | None, Field(description="Probability that it is the right one, 0..1; null without a selector.")
+    ]
+    selected: Annotated[bool, Field(description="Whether it was read, and so might be quoted.")]
 
 
 class AnswerResponse(BaseModel):
@@ -174,6 +199,9 @@ class AnswerResponse(BaseModel):
     confidence: Annotated[float, Field(description="Probability that it is right, 0..1.")]
     threshold: Annotated[float | None, Field(description="Confidence below which nothing is answered.")] = None
     quotes: Annotated[Sequence[Quote], Field(description="Best first.")]
+    candidates: Annotated[
+        Sequence[Candidate], Field(description="The paragraphs, likeliest first; of documents those that were found.")
+    ]
 
 
 class SelectResponse(BaseModel):
@@ -233,6 +261,25 @@ class SlotsResponse(BaseModel):
     threshold: Annotated[float | None, Field(description="Score below which a slot is better left out.")] = None
 
 
+class Token(BaseModel):
+    """What the encoder sees of a few characters."""
+
+    token: Annotated[str, Field(description="Its entry in the vocabulary.")]
+    id: Annotated[int, Field(description="Its number there.")]
+    start: Annotated[int, Field(description="First code point in the text.")]
+    end: Annotated[int, Field(description="The code point after its last.")]
+
+
+class TokensResponse(BaseModel):
+    """A text as an encoder sees it, without what is put around it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"tokens": [{"token": "林", "id": 1805, "start": 0, "end": 1}]}]}
+    )
+
+    tokens: Sequence[Token]
+
+
 class DocumentResponse(BaseModel):
     """A document in the index."""
 
@@ -245,6 +292,81 @@ class DocumentsResponse(BaseModel):
     """Documents in the index."""
 
     documents: Sequence[DocumentResponse]
+
+
+class StepPoint(BaseModel):
+    """A few steps of a training together, so that no run has more than some hundred of them."""
+
+    step: Annotated[int, Field(description="The last of them.")]
+    loss: Annotated[float | None, Field(description="Training loss, smoothed; null where it is no number.")]
+    low: Annotated[float | None, Field(description="The lowest.")]
+    high: Annotated[float | None, Field(description="The highest.")]
+    lr: Annotated[float | None, Field(description="Learning rate.")]
+
+
+class EvaluationPoint(BaseModel):
+    """An evaluation."""
+
+    step: int
+    figures: Annotated[dict[str, float | None], Field(description="By name, such as em and f1, 0..1.")]
+
+
+class RunResponse(BaseModel):
+    """The metrics of a training run, which may still go on."""
+
+    name: str
+    task: str
+    best_step: Annotated[int | None, Field(description="Step of the best evaluation.")] = None
+    steps: Sequence[StepPoint]
+    evaluations: Sequence[EvaluationPoint]
+
+
+class RunsResponse(BaseModel):
+    """The runs that are shown here."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "runs": [
+                        {
+                            "name": "read",
+                            "task": "read",
+                            "best_step": 20,
+                            "steps": [{"step": 20, "loss": 4.1, "low": 3.9, "high": 4.4, "lr": 0.0001}],
+                            "evaluations": [{"step": 20, "figures": {"em": 0.31, "f1": 0.42}}],
+                        }
+                    ]
+                }
+            ]
+        }
+    )
+
+    runs: Sequence[RunResponse]
+
+
+class LimitsResponse(BaseModel):
+    """The most that a request may hold."""
+
+    max_question: Annotated[int, Field(description="Characters of a question.")]
+    max_context: Annotated[int, Field(description="Characters of a paragraph.")]
+    max_contexts: Annotated[int, Field(description="Paragraphs of a question.")]
+    max_text: Annotated[int, Field(description="Characters of an utterance, or of a text to tokenise.")]
+    max_batch: Annotated[int, Field(description="Questions, utterances or documents at a time.")]
+    max_body: Annotated[int, Field(description="Bytes of a request.")]
+    max_upload: Annotated[int, Field(description="Bytes of a request that adds documents.")]
+
+
+class CapabilitiesResponse(BaseModel):
+    """What this service can do."""
+
+    tasks: Annotated[Sequence[str], Field(description="Tasks with a model.")]
+    index: Annotated[bool, Field(description="Whether documents can be asked.")]
+    uploads: Annotated[bool, Field(description="Whether they can be added and deleted.")]
+    labels: Annotated[bool, Field(description="Whether answers can be labelled.")]
+    curves: Annotated[bool, Field(description="Whether there are runs to show.")]
+    token: Annotated[bool, Field(description="Whether a bearer token is needed.")]
+    limits: LimitsResponse
 
 
 class Status(BaseModel):

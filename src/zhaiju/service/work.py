@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from zhaiju.api import Model
 from zhaiju.corpus.ask import READ_N_BEST, Answer, Asker, Found, Trust, fitted
-from zhaiju.data.examples import ReadPrediction
+from zhaiju.corpus.documents import Paragraph
+from zhaiju.data.examples import Context, QAExample, ReadPrediction
 from zhaiju.errors import ConfigError, DataError
-from zhaiju.inference.answer import Answerer, Joint
+from zhaiju.inference.answer import Answerer, Joint, Ranked, join, rank
 from zhaiju.inference.backends import AUTO
 from zhaiju.inference.engine import Engine
 from zhaiju.modeling.checkpoint import STARTER
@@ -154,12 +155,39 @@ class Worker:
             raise RequestError(422, "no_index", "contexts are needed: no documents are indexed here", field="contexts")
         results = self._ask_all({place: items[place].question for place in open_ones}, ticket)
         if given:
-            questions = [items[place].question for place in given]
-            contexts = [items[place].contexts or [] for place in given]
             with _placed(given):
-                for place, prediction in zip(given, self._model(ticket).answer(questions, contexts), strict=True):
-                    results[place] = _answered(prediction)
+                for place, response in zip(given, self._quote([items[place] for place in given], ticket), strict=True):
+                    results[place] = response
         return [results[place] for place in range(len(items))]
+
+    def _quote(self, items: Sequence[schemas.AnswerRequest], ticket: Ticket) -> Iterator[schemas.AnswerResponse]:
+        """What `Model.answer` answers, and how the paragraphs were ranked."""
+        examples = [
+            QAExample(
+                str(number),
+                item.question,
+                tuple(Context(text, str(place)) for place, text in enumerate(item.contexts or ())),
+                relevant=0 if len(item.contexts or ()) == 1 else None,
+            )
+            for number, item in enumerate(items)
+        ]
+        model = self._model(ticket)
+        reader, read_task = model.parts["read"]
+        selector, select_task = model.parts.get("select", (None, None))
+        answerer = Answerer(reader, selector, read_task=read_task, select_task=select_task, joint=model.joint)
+        for example, selected, readings in answerer.readings(examples, answerer.joint):
+            yield _answered(join(example, selected, readings, answerer.joint), rank(selected, readings))
+
+    def tokens(self, item: schemas.TokensRequest) -> schemas.TokensResponse:
+        """What the encoder of a task sees of a text."""
+        engine, _ = self._models.model.parts[item.task]
+        assert isinstance(engine, Engine)
+        found = engine.encoding.tokens(item.text)
+        names = engine.encoding.tokenizer.convert_ids_to_tokens(found.ids.tolist())
+        columns = zip(names, found.ids.tolist(), found.starts.tolist(), found.ends.tolist(), strict=True)
+        return schemas.TokensResponse(
+            tokens=[schemas.Token(token=name, id=number, start=start, end=end) for name, number, start, end in columns]
+        )
 
     def select(self, items: Sequence[schemas.SelectRequest], ticket: Ticket) -> list[schemas.SelectResponse]:
         """Choose a paragraph."""
@@ -271,7 +299,7 @@ def _placed(places: Sequence[int]) -> Iterator[None]:
         raise DataError(error.problem, row=row, field=error.field, found=error.found, expected=error.expected) from None
 
 
-def _answered(found: ReadPrediction) -> schemas.AnswerResponse:
+def _answered(found: ReadPrediction, ranked: Sequence[Ranked]) -> schemas.AnswerResponse:
     return schemas.AnswerResponse(
         answer=found.answer,
         start=found.start,
@@ -288,29 +316,33 @@ def _answered(found: ReadPrediction) -> schemas.AnswerResponse:
             )
             for one in found.n_best
         ],
+        candidates=[
+            schemas.Candidate(index=one.index, source=str(one.index), score=one.score, selected=one.read)
+            for one in ranked
+        ],
     )
 
 
+def _place(paragraph: Paragraph) -> dict[str, Any]:
+    """A paragraph of a document as it is told: under a name that is no path of the server."""
+    shown = shown_paragraph(paragraph)
+    return {
+        "source": shown.source,
+        "document": shown.document,
+        "document_id": identity(paragraph.document),
+        "line": shown.line,
+        "page": shown.page,
+        "number": shown.number,
+        "heading": shown.heading,
+        "paragraph": shown.text,
+    }
+
+
 def _from_documents(found: Answer) -> schemas.AnswerResponse:
-    quotes = []
-    for quote in found.quotes[:QUOTES]:
-        paragraph = shown_paragraph(quote.paragraph)
-        quotes.append(
-            schemas.Quote(
-                text=quote.text,
-                start=quote.start,
-                end=quote.end,
-                score=quote.score,
-                source=paragraph.source,
-                document=paragraph.document,
-                document_id=identity(quote.paragraph.document),
-                line=paragraph.line,
-                page=paragraph.page,
-                number=paragraph.number,
-                heading=paragraph.heading,
-                paragraph=paragraph.text,
-            )
-        )
+    quotes = [
+        schemas.Quote(text=quote.text, start=quote.start, end=quote.end, score=quote.score, **_place(quote.paragraph))
+        for quote in found.quotes[:QUOTES]
+    ]
     best = quotes[0] if found.found else None
     return schemas.AnswerResponse(
         answer=best.text if best else "",
@@ -322,4 +354,7 @@ def _from_documents(found: Answer) -> schemas.AnswerResponse:
         confidence=found.confidence,
         threshold=found.threshold,
         quotes=quotes,
+        candidates=[
+            schemas.Candidate(score=one.score, selected=one.read, **_place(one.paragraph)) for one in found.considered
+        ],
     )

@@ -368,7 +368,7 @@ def _answers(found: ReadPrediction, top_k: int, impossible: bool) -> list[dict[s
     Where there may be none, the reading's own answer is that there is none.
     """
     rest = 1 - found.score if impossible else 1.0
-    answers = [
+    answers: list[dict[str, Any]] = [
         {"score": one.score * rest, "start": one.start, "end": one.end, "answer": one.text} for one in found.n_best
     ]
     if impossible or not answers:

@@ -23,6 +23,7 @@ LAYERS = [
     "training",
     "corpus",
     "api",
+    "integrations",
     "ui",
     "service",
     "bench",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from budget import examples
 from zhaiju.data import cache as module
-from zhaiju.data.cache import SUFFIX, TokenStore, cache_folder, identity, keep
+from zhaiju.data.cache import SUFFIX, TokenStore, identity, keep
 from zhaiju.data.encoding import Encoding
 from zhaiju.data.vocabulary import build_tokenizer
 
@@ -196,14 +196,3 @@ def test_a_folder_that_cannot_be_written_does_not_matter(tmp_path):
     encoding = _encoding()
     assert keep(encoding, TEXTS, tmp_path / "file" / "below") is None
     assert len(encoding.tokens(TEXTS[0]).ids)
-
-
-def test_the_folder_is_the_users_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("ZHAIJU_CACHE", str(tmp_path))
-    assert cache_folder() == tmp_path / "tokens"
-    monkeypatch.delenv("ZHAIJU_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "zhaiju" / "tokens"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "zhaiju" / "tokens"

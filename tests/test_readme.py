@@ -1,5 +1,6 @@
 """The README is true: its tree is the disk's, its commands parse, its example runs."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -46,6 +47,40 @@ def test_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE) or target == "setup"
 
 
+def run_example(code, folder):
+    """What a piece of Python prints, run in a folder as a user would."""
+    environment = os.environ | {"HAYSTACK_TELEMETRY_ENABLED": "False"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_code_for_the_removed_pipeline_runs_after_the_change(tmp_path):
+    before_and_after = re.search(r"```diff\n(.*?)```", README, re.DOTALL)[1].splitlines()
+    kept = [line[1:] for line in before_and_after if not line.startswith("-")]
+    assert [line for line in before_and_after if line.startswith("-")]
+    code = "\n".join(kept).replace("deepset/roberta-base-squad2", "starter")
+    *answer, score, start, end = run_example(code, tmp_path).split()
+    context = re.search('context="(.*?)"', code)[1]
+    assert context[int(start) : int(end)] == " ".join(answer)
+    assert 0 <= float(score) <= 1
+
+
+@pytest.mark.parametrize("library", ["haystack", "langchain"])
+def test_examples_inside_other_libraries_run(tmp_path, library):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "town.md").write_text("林師傅在河邊修船。\n\n鎮上有兩家書店。\n", "utf-8")
+    (code,) = re.findall(rf"```python\n((?:(?!```).)*zhaiju\.integrations\.{library}.*?)```", README, re.DOTALL)
+    assert "林師傅" in run_example(code, tmp_path)
+
+
 @pytest.mark.slow
 def test_the_commands_and_the_python_example_run(tmp_path):
     """The README's own lines, on the project's sample, cut short by flags."""
@@ -65,6 +100,4 @@ def test_the_commands_and_the_python_example_run(tmp_path):
         assert result.returncode == 0, result.stderr
     assert (tmp_path / "submission.csv").read_text("utf-8").startswith("id,answer\n")
     example = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
-    result = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split()
+    assert run_example(example, tmp_path).split()

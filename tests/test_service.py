@@ -369,7 +369,7 @@ def test_health_metrics_and_description(models):
         post.call("POST", "/v1/secret", content="船")
         metrics = post.call("GET", "/metrics").text
         assert 'zhaiju_requests_total{route="/v1/answer",status="415"} 1.0' in metrics
-        assert 'zhaiju_requests_total{route="other",status="415"} 1.0' in metrics
+        assert 'zhaiju_requests_total{route="other",status="404"} 1.0' in metrics
         assert re.search(r'zhaiju_tokens_total\{engine="select"\} [1-9]', metrics)
         assert "zhaiju_queue 0.0" in metrics
         assert re.search(r'zhaiju_batch_requests_count\{engine="read"\} [1-9]', metrics)

@@ -53,13 +53,15 @@ def _cases(draw, logit):
         at = draw(st.integers(min(at + 1, until), until))
 
 
-def _brute_force(case, max_answer_chars):
+def _brute_force(case, max_answer_chars, max_answer_tokens=None):
     """Every span with its best logit, and the logits of all pairs of tokens that make one."""
     best, every = {}, []
     for window, value in zip(case.windows, case.logits, strict=True):
         for i in range(len(window)):
             for j in range(i, len(window)):
                 if window.starts[i] < 0 or window.starts[j] < 0:
+                    continue
+                if max_answer_tokens is not None and j - i + 1 > max_answer_tokens:
                     continue
                 piece = case.text[window.starts[i] : window.ends[j]]
                 start = int(window.starts[i]) + len(piece) - len(piece.lstrip())
@@ -78,10 +80,11 @@ _caps = st.sampled_from([None, 1, 2, 3, 5, 50])
 
 
 @settings(deadline=None, max_examples=examples(250))
-@given(st.one_of(_cases(_ties), _cases(_numbers)), _caps, st.integers(1, 12))
-def test_the_search_finds_what_trying_every_pair_finds(case, cap, n_best):
-    expected, every = _brute_force(case, cap)
-    found, evidence = search(case.text, case.windows, case.logits, n_best=n_best, max_answer_chars=cap)
+@given(st.one_of(_cases(_ties), _cases(_numbers)), _caps, _caps, st.integers(1, 12))
+def test_the_search_finds_what_trying_every_pair_finds(case, cap, tokens, n_best):
+    expected, every = _brute_force(case, cap, tokens)
+    caps = {"max_answer_chars": cap, "max_answer_tokens": tokens}
+    found, evidence = search(case.text, case.windows, case.logits, n_best=n_best, **caps)
     assert found == [(start, end, logit) for (start, end), logit in expected[:n_best]]
     if every:
         highest = max(every)

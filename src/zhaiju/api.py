@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from typing import Any, TypeVar, overload
+from dataclasses import replace
+from math import inf
+from typing import Any, TypeVar, cast, overload
 
 from zhaiju.data.examples import (
     Context,
@@ -23,6 +25,7 @@ from zhaiju.inference.backends import AUTO
 from zhaiju.inference.engine import Predictor, make_engine
 from zhaiju.modeling.checkpoint import STARTER, load, read_meta, resolve
 from zhaiju.tasks.base import Task
+from zhaiju.tasks.read import ReadTask
 
 PredictionT = TypeVar("PredictionT")
 
@@ -31,6 +34,14 @@ _NEEDS = {
     "read": "this is no reader; load one to read and to answer",
     "intent": "this is no intent classifier; load one",
     "slots": "this is no slot tagger; load one",
+}
+# Arguments of transformers' former pipeline that have no counterpart, and why.
+_WINDOWS = "windows are those that the checkpoint was trained with, and nothing is cut"
+_GONE = dict.fromkeys(("max_seq_len", "doc_stride", "max_question_len", "padding"), _WINDOWS) | {
+    "align_to_words": "offsets are those of the tokens",
+    "batch_size": "batches are filled by tokens",
+    "num_workers": "batches are filled by tokens",
+    "topk": "it is called top_k",
 }
 
 
@@ -132,6 +143,58 @@ class Model:
         told, _ = _list(context, "context")
         examples = [_example(index, text, [paragraph]) for index, text, paragraph in _pairs(asked, told)]
         return _one(self._predict("read", examples), many)
+
+    def __call__(
+        self,
+        *inputs: Any,
+        question: Any = None,
+        context: Any = None,
+        top_k: int = 1,
+        max_answer_len: int = 15,
+        handle_impossible_answer: bool = False,
+        **others: object,
+    ) -> Any:
+        """Read as transformers' `pipeline("question-answering")` did, which version 5.3 took out.
+
+        The arguments and the keys of the result are the pipeline's. Otherwise than there, `score` is the probability
+        among all allowed spans of all windows, and a list always gives a list, however long it is.
+
+        Args:
+            inputs: A question and a context; or a mapping of "question" and "context"; or a list of such.
+            question: A question, or a list of them.
+            context: Its context, or a list of as many; one context serves a list of questions.
+            top_k: How many answers; of more than one a list is given.
+            max_answer_len: Longest answer in tokens.
+            handle_impossible_answer: That there is no answer may be one, with "" as its text.
+            others: No other argument is taken; here for the sake of the error.
+
+        Returns:
+            {"score", "start", "end", "answer"}, `context[start:end] == answer`; for `top_k` above 1 a list of these,
+            best first; for a list of questions a list of what one gives.
+
+        Raises:
+            ConfigError: an argument is not one of these, or this is no reader.
+            DataError: a text is missing, empty or of the wrong type, or the question does not fit the window.
+        """
+        for name in others:
+            reason = f"; {_GONE[name]}" if name in _GONE else ""
+            taken = "question, context, top_k, max_answer_len or handle_impossible_answer"
+            raise ConfigError(f"{name} is not taken here, expected {taken}{reason}")
+        for name, value in (("top_k", top_k), ("max_answer_len", max_answer_len)):
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"{name} is {value!r}, expected a whole number of at least 1")
+        engine, task = self._part("read")
+        task = replace(
+            cast(ReadTask, task),
+            n_best=top_k,
+            max_answer_chars=None,
+            max_answer_tokens=max_answer_len,
+            null_threshold=-inf if handle_impossible_answer else None,  # below: say so whatever it is
+        )
+        pairs, many = _asked(inputs, question, context)
+        examples = [_example(index, asked, [told]) for index, (asked, told) in enumerate(pairs)]
+        found = [_answers(one, top_k, handle_impossible_answer) for one in engine.predict(task, examples)]
+        return _one([answers if top_k > 1 else answers[0] for answers in found], many)
 
     @overload
     def select(  # type: ignore[overload-overlap]  # a str is a sequence of str, and means one question
@@ -272,3 +335,42 @@ def _example(index: int, question: str, paragraphs: Sequence[str]) -> QAExample:
 
 def _one(results: list[PredictionT], many: bool) -> PredictionT | list[PredictionT]:
     return results if many else results[0]
+
+
+def _asked(inputs: tuple[Any, ...], question: Any, context: Any) -> tuple[list[tuple[Any, Any]], bool]:
+    """Questions with their contexts, and whether there may be several, from the arguments of a call."""
+    if not inputs:
+        asked, many = _list(question, "question")
+        told = [context] * len(asked) if many and isinstance(context, str) else _list(context, "context")[0]
+        return [(text, paragraph) for _, text, paragraph in _pairs(asked, told)], many
+    if question is not None or context is not None:
+        raise ConfigError("question and context are given twice, by name and by place; expected one of both")
+    if len(inputs) > 1:
+        if len(inputs) > 2:
+            raise ConfigError(f"found {len(inputs)} arguments without a name, expected a question and a context")
+        return _asked((), *inputs)
+    if isinstance(inputs[0], Mapping):
+        return [_pair(inputs[0])], False
+    return [
+        _pair(entry) for entry in _several(inputs[0], "inputs", "a mapping of question and context, or a list")
+    ], True
+
+
+def _pair(entry: Any) -> tuple[Any, Any]:
+    if not isinstance(entry, Mapping) or {*entry} != {"question", "context"}:
+        raise wrong_type(entry, "inputs", "a mapping of question and context")
+    return entry["question"], entry["context"]
+
+
+def _answers(found: ReadPrediction, top_k: int, impossible: bool) -> list[dict[str, Any]]:
+    """A reading as the pipeline told it: at least one answer, best first.
+
+    Where there may be none, the reading's own answer is that there is none.
+    """
+    rest = 1 - found.score if impossible else 1.0
+    answers: list[dict[str, Any]] = [
+        {"score": one.score * rest, "start": one.start, "end": one.end, "answer": one.text} for one in found.n_best
+    ]
+    if impossible or not answers:
+        answers.append({"score": found.score, "start": 0, "end": 0, "answer": ""})
+    return sorted(answers, key=lambda answer: -answer["score"])[:top_k]

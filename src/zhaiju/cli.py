@@ -26,7 +26,7 @@ from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError, 
 from zhaiju.service.limits import LOOPBACK, Settings
 
 if TYPE_CHECKING:
-    from zhaiju.corpus.ask import Answer, Quote, Searchable
+    from zhaiju.corpus.ask import Answer, Searchable
     from zhaiju.corpus.index import Embedding
     from zhaiju.corpus.voices import Weights
     from zhaiju.data.examples import QAExample, ReadPrediction
@@ -157,7 +157,7 @@ def _open_source(paths: list[str], index: str | None, embedder: str | None, *, p
 
     if index is not None:
         return Index.open(index, embedding=_embedding(embedder))
-    from zhaiju.corpus.documents import find_documents, read_document
+    from zhaiju.corpus.documents import read_documents
 
     for name in paths:
         if is_index(name):
@@ -165,13 +165,8 @@ def _open_source(paths: list[str], index: str | None, embedder: str | None, *, p
     paragraphs = []
     if paths or piped:
         with ui.progress("reading documents", None) as advance:
-            for path in find_documents(paths or ["-"], warn=_warn):
-                try:
-                    paragraphs += read_document(path)
-                except DataError as error:
-                    if path in map(Path, paths or ["-"]):
-                        raise
-                    _warn(str(error))
+            for found in read_documents(paths or ["-"], warn=_warn):
+                paragraphs += found
                 advance(1)
     if not paragraphs and paths:
         raise DataError("no text in the documents", file=", ".join(paths))
@@ -217,7 +212,7 @@ def _tell(answer: Answer, number: int, as_json: bool) -> None:
     from zhaiju.corpus.ask import sentence_around
 
     if as_json:
-        print(ui.json_text(_told(answer, number), indent=2 if sys.stdout.isatty() else None))
+        print(ui.json_text(answer.as_dict(number), indent=2 if sys.stdout.isatty() else None))
         return
     out = ui.console()
     if not answer.found:
@@ -231,36 +226,6 @@ def _tell(answer: Answer, number: int, as_json: bool) -> None:
         sure = f"confidence {answer.confidence:.0%}" if place == 0 else f"score {quote.score:.0%}"
         heading = f", {quote.paragraph.heading}" if quote.paragraph.heading else ""
         out.print(ui.one_line(f"    {quote.source}{heading}, {sure}"), style="dim")
-
-
-def _told(answer: Answer, number: int) -> dict[str, Any]:
-    from zhaiju.corpus.ask import sentence_around
-
-    def quoted(quote: Quote) -> dict[str, Any]:
-        first, last = sentence_around(quote.paragraph.text, quote.start, quote.end)
-        return {
-            "answer": quote.text,
-            "start": quote.start,
-            "end": quote.end,
-            "score": quote.score,
-            "source": quote.source,
-            "document": quote.paragraph.document,
-            "line": quote.paragraph.line,
-            "page": quote.paragraph.page,
-            "number": quote.paragraph.number,
-            "heading": quote.paragraph.heading,
-            "sentence": quote.paragraph.text[first:last],
-            "paragraph": quote.paragraph.text,
-        }
-
-    return {
-        "question": answer.question,
-        "found": answer.found,
-        "answer": answer.quotes[0].text if answer.found else "",
-        "confidence": answer.confidence,
-        "threshold": answer.threshold,
-        "quotes": [quoted(quote) for quote in answer.quotes[:number]],
-    }
 
 
 @app.command(epilog="Example: zhaiju index notes/ report.pdf -o notes.index")

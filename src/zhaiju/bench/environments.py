@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 from zhaiju.errors import ZhaijuError
+from zhaiju.files import cache_folder
 
 
 @dataclass(frozen=True)
@@ -37,12 +36,6 @@ HAYSTACK = Peer(
 )
 
 
-def folder() -> Path:
-    """Where environments are kept."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "zhaiju" / "bench"
-
-
 def prepare(peer: Peer) -> str:
     """The interpreter of a peer's environment, which is made if it is not there.
 
@@ -51,7 +44,7 @@ def prepare(peer: Peer) -> str:
     """
     torch = f"torch=={version('torch').partition('+')[0]}"
     wanted = "\n".join(sorted((*peer.requirements, torch, sys.version)))
-    place = folder() / f"{peer.name.split()[0].lower()}-{hashlib.sha256(wanted.encode()).hexdigest()[:10]}"
+    place = cache_folder("bench") / f"{peer.name.split()[0].lower()}-{hashlib.sha256(wanted.encode()).hexdigest()[:10]}"
     python = place / "bin" / "python"
     if (place / ".ready").is_file():
         return str(python)

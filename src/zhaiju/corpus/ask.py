@@ -116,6 +116,29 @@ class Quote:
         """The document and the place in it."""
         return self.paragraph.source
 
+    @property
+    def sentence(self) -> str:
+        """The sentences that it lies in."""
+        first, last = sentence_around(self.paragraph.text, self.start, self.end)
+        return self.paragraph.text[first:last]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "answer": self.text,
+            "start": self.start,
+            "end": self.end,
+            "score": self.score,
+            "source": self.source,
+            "document": self.paragraph.document,
+            "line": self.paragraph.line,
+            "page": self.paragraph.page,
+            "number": self.paragraph.number,
+            "heading": self.paragraph.heading,
+            "sentence": self.sentence,
+            "paragraph": self.paragraph.text,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Considered:
@@ -155,6 +178,17 @@ class Answer:
     def found(self) -> bool:
         """Whether the documents are taken to hold the answer."""
         return bool(self.quotes) and (self.threshold is None or self.confidence >= self.threshold)
+
+    def as_dict(self, number: int) -> dict[str, Any]:
+        """For JSON, with the first `number` quotes; "answer" is "" where the documents do not hold it."""
+        return {
+            "question": self.question,
+            "found": self.found,
+            "answer": self.quotes[0].text if self.found else "",
+            "confidence": self.confidence,
+            "threshold": self.threshold,
+            "quotes": [quote.as_dict() for quote in self.quotes[:number]],
+        }
 
 
 @dataclass(frozen=True)

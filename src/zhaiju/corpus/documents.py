@@ -148,6 +148,26 @@ def find_documents(
         raise DataError("no document found", expected=f"files that end in {' '.join(SUFFIXES)}")
 
 
+def read_documents(paths: Sequence[str | Path], *, warn: Callable[[str], None]) -> Iterator[list[Paragraph]]:
+    """The paragraphs of every document that `paths` name, one document after another.
+
+    Args:
+        paths: Files and folders; "-" is stdin.
+        warn: Called with a line about what is passed over, among it each file of a folder that cannot be read.
+
+    Raises:
+        DataError: a path does not exist or cannot be read, or there is no document at all.
+    """
+    named = set(map(Path, paths))
+    for path in find_documents(paths, warn=warn):
+        try:
+            yield read_document(path)
+        except DataError as error:
+            if path in named:
+                raise
+            warn(str(error))
+
+
 def read_document(path: str | Path, *, limits: Limits | None = None) -> list[Paragraph]:
     """The paragraphs of one document, by its suffix; any other suffix is read as text. "-" is stdin.
 

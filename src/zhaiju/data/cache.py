@@ -47,13 +47,6 @@ _HEAD = np.dtype([("magic", "V8"), ("index", "<i8"), ("count", "<i8"), ("digest"
 _ENTRY = np.dtype([("key", "V32"), ("at", "<i8"), ("tokens", "<i8"), ("characters", "<i8"), ("sum", "<u4")])
 
 
-def cache_folder() -> Path:
-    """Where tokenised texts are kept."""
-    if own := os.environ.get("ZHAIJU_CACHE"):
-        return Path(own) / "tokens"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zhaiju" / "tokens"
-
-
 def identity(encoding: Encoding) -> bytes | None:
     """A hash of all that decides what an encoding makes of a text; None where that cannot be told."""
     serialised = encoding.serialised()
@@ -187,13 +180,13 @@ def keep(encoding: Encoding, sources: Iterable[Source], folder: Path | None = No
     Args:
         encoding: It then looks into the file before it tokenises.
         sources: The texts of a training.
-        folder: Where; None: see `cache_folder`.
+        folder: Where; None: see `zhaiju.files.cache_folder`.
 
     Returns:
         What it was given; None where nothing can be kept: the folder cannot be written, the disk is full, or the
         texts are too many. Training goes on without.
     """
-    folder = cache_folder() if folder is None else folder
+    folder = files.cache_folder("tokens") if folder is None else folder
     distinct = {key_of(source): source for source in sources}
     own = identity(encoding)
     if own is None:

@@ -22,7 +22,7 @@ from zhaiju.errors import DataError
 from zhaiju.service import schemas
 from zhaiju.service.batching import LateError, StoppedError, Ticket
 from zhaiju.service.documents import Document, Documents, told
-from zhaiju.service.guard import TICKET, WORK, Door, Guard
+from zhaiju.service.guard import TICKET, WORK, Door, Guard, methods_of
 from zhaiju.service.labelling import add_labels
 from zhaiju.service.labels import Labels
 from zhaiju.service.limits import RETRY_SECONDS, Gate, RequestError, Settings, at_most
@@ -369,7 +369,10 @@ def _add_errors(app: FastAPI) -> None:
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         codes = {404: "not_found", 405: "method_not_allowed"}
         said = RequestError(error.status_code, codes.get(error.status_code, "refused"), str(error.detail))
-        return JSONResponse(said.body, said.status, error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:  # the framework names those of one route, and a path may have several
+            headers["Allow"] = ", ".join(sorted(methods_of(request.scope)))
+        return JSONResponse(said.body, said.status, headers)
 
     @app.exception_handler(LateError)
     async def late(request: Request, error: LateError) -> JSONResponse:

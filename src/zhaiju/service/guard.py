@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse
+from starlette.routing import Match, Route
 
 from zhaiju.service.batching import Ticket
 from zhaiju.service.limits import UPLOADS, Gate, Rate, RequestError, Settings, check_host, client_token, overloaded
@@ -146,7 +147,8 @@ class Guard:
 
     async def _inside(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = dict(scope["headers"]).get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if scope["method"] == "POST" and kind != b"application/json":  # what a foreign page may send unasked is not it
+        # What a foreign page may send unasked is no JSON. Where nothing takes a POST, the application says that.
+        if scope["method"] == "POST" and kind != b"application/json" and "POST" in methods_of(scope):
             raise RequestError(415, "not_json", "send JSON, as Content-Type: application/json")
         uploading = self._settings.uploads and scope["method"] == "POST" and scope["path"] == DOCUMENTS
         leave = self._enter(self._gate, *[self._uploads] * uploading)
@@ -226,6 +228,12 @@ async def _watch(receive: Receive, ticket: Ticket) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     ticket.drop()
+
+
+def methods_of(scope: Scope) -> set[str]:
+    """What may be done with a request's path."""
+    routes = [route for route in scope["app"].routes if isinstance(route, Route)]
+    return set().union(*(route.methods or () for route in routes if route.matches(scope)[0] is not Match.NONE))
 
 
 def _route(scope: Scope) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from zhaiju.data.examples import check_text
 from zhaiju.errors import DataError
@@ -31,12 +31,23 @@ def _visible(text: str, *, empty_allowed: bool = False) -> str:
         raise ValueError(error.problem) from None
 
 
-Text = Annotated[str, AfterValidator(_visible)]
+# What `str.strip` leaves, for the description: JavaScript's \s has other white space than Python.
+_VISIBLE = r"[^\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
+Text = Annotated[str, AfterValidator(_visible), WithJsonSchema({"type": "string", "minLength": 1, "pattern": _VISIBLE})]
 Unicode = Annotated[str, AfterValidator(partial(_visible, empty_allowed=True))]
 
 
-def _config(*examples: Any) -> ConfigDict:
-    return ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": list(examples)})
+def _config(*examples: Any, either: Sequence[tuple[str, str]] = ()) -> ConfigDict:
+    """Settings of a request.
+
+    Args:
+        examples: Shown in the description.
+        either: Of these fields exactly one is given, each with the type that it then has.
+    """
+    extra: dict[str, Any] = {"examples": list(examples)}
+    if either:
+        extra["oneOf"] = [{"required": [name], "properties": {name: {"type": kind}}} for name, kind in either]
+    return ConfigDict(extra="forbid", strict=True, json_schema_extra=extra)
 
 
 # --- requests
@@ -91,7 +102,11 @@ class IntentRequest(BaseModel):
 class SlotsRequest(BaseModel):
     """A sentence, or the words of one."""
 
-    model_config = _config({"text": "book a boat for tomorrow"}, {"words": ["book", "a", "boat", "for", "tomorrow"]})
+    model_config = _config(
+        {"text": "book a boat for tomorrow"},
+        {"words": ["book", "a", "boat", "for", "tomorrow"]},
+        either=[("text", "string"), ("words", "array")],
+    )
 
     text: Text | None = None
     words: Annotated[list[Unicode] | None, Field(min_length=1, fail_fast=True)] = None
@@ -107,10 +122,12 @@ class DocumentUpload(BaseModel):
     """A document: `text`, or the bytes of a file in base64, read by the suffix of its name."""
 
     model_config = _config(
-        {"name": "notes.md", "text": "# 河邊\n\n林師傅在河邊修船。"}, {"name": "a.pdf", "base64": "JVBERi0…"}
+        {"name": "notes.md", "text": "# 河邊\n\n林師傅在河邊修船。"},
+        {"name": "a.pdf", "base64": "JVBERi0xLjQ="},
+        either=[("text", "string"), ("base64", "string")],
     )
 
-    name: Annotated[str, Field(description="Answers are quoted under it; one of the same name is replaced.")]
+    name: Annotated[Text, Field(description="Answers are quoted under it; one of the same name is replaced.")]
     text: Unicode | None = None
     base64: Unicode | None = None
 

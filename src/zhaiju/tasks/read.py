@@ -39,6 +39,7 @@ class ReadTask:
             window without it, of the same paragraph or of another candidate.
         mask_rate: Mean share of a window's tokens that training hides.
         temperature: Logits are divided by it (see `zhaiju.tasks.calibration`).
+        max_answer_tokens: Longest span in tokens; None for no limit.
     """
 
     max_answer_chars: int | None = 50
@@ -48,6 +49,7 @@ class ReadTask:
     random_windows: bool = False
     mask_rate: float = 0.0
     temperature: float = 1.0
+    max_answer_tokens: int | None = None
 
     name = "read"
     head = Head("AutoModelForQuestionAnswering", "tokens")
@@ -97,6 +99,7 @@ class ReadTask:
             logits,
             n_best=self.n_best,
             max_answer_chars=self.max_answer_chars or None,
+            max_answer_tokens=self.max_answer_tokens,
             temperature=self.temperature,
         )
         n_best = [
@@ -202,6 +205,7 @@ def search(
     *,
     n_best: int,
     max_answer_chars: int | None,
+    max_answer_tokens: int | None = None,
     temperature: float = 1.0,
 ) -> tuple[list[tuple[int, int, float]], float]:
     """The best spans over all windows of a question.
@@ -214,6 +218,7 @@ def search(
         logits: For each window float [2, T]: start and end logits.
         n_best: How many distinct spans to return, at most.
         max_answer_chars: Longest span; None for no limit.
+        max_answer_tokens: The same in tokens.
         temperature: What logits are divided by, after the ranking: rounding must not change it.
 
     Returns:
@@ -233,6 +238,7 @@ def search(
             preceding[window.ends[inside]],
             value[:, inside].astype(np.float64),
             max_answer_chars,
+            max_answer_tokens,
         )
         if not len(scores):
             continue
@@ -258,6 +264,7 @@ def _spans(
     ends: npt.NDArray[np.int64],
     logits: npt.NDArray[np.float64],
     max_answer_chars: int | None,
+    max_answer_tokens: int | None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Every allowed span of a window: int64 [S, 2] characters and float64 [S] logits.
 
@@ -269,6 +276,8 @@ def _spans(
         limit = np.full(total, total - 1)
     else:
         limit = np.searchsorted(ends, starts + min(max_answer_chars, int(ends[-1])), side="right") - 1
+    if max_answer_tokens is not None:
+        limit = np.minimum(limit, np.arange(total) + min(max_answer_tokens, total) - 1)
     width = int((limit - np.arange(total)).max()) + 1
     if width <= 0:
         return np.zeros((0, 2), np.int64), np.zeros(0)

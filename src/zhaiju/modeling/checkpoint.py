@@ -513,13 +513,12 @@ def _check_numbers(where: str) -> None:
                         f"{where}: {name} in config.json is {shorten(value)}, expected at most {most:,}"
                     )
     numbers = [values.get(name) for name in ("max_position_embeddings", "hidden_size")]
-    if values.get("model_type") == "roformer" and all(isinstance(number, int) for number in numbers):
-        positions, hidden = numbers
-        if positions * hidden > MOST_SINES:
-            raise CheckpointError(
-                f"{where}: max_position_embeddings x hidden_size in config.json is {positions * hidden:,}, "
-                f"expected at most {MOST_SINES:,}"
-            )
+    positions, hidden = (number if isinstance(number, int) else 0 for number in numbers)
+    if values.get("model_type") == "roformer" and positions * hidden > MOST_SINES:
+        raise CheckpointError(
+            f"{where}: max_position_embeddings x hidden_size in config.json is {positions * hidden:,}, "
+            f"expected at most {MOST_SINES:,}"
+        )
 
 
 def _check_weights(where: str, auto_class: Any, config: Any) -> None:

@@ -138,8 +138,8 @@ def tree_of_trees(depth):
 NAMESPACE = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
 
 
-def docx(chunks, *, name="word/document.xml"):
-    """A DOCX whose document.xml are these chunks of bytes."""
+def docx(chunks, *, name="word/document.xml", more=()):
+    """A DOCX whose document.xml are these chunks of bytes, with more files in it as (name, content)."""
     from docx import Document
 
     empty, content = io.BytesIO(), io.BytesIO()
@@ -148,12 +148,20 @@ def docx(chunks, *, name="word/document.xml"):
         for entry in source.namelist():
             if entry != name:
                 made.writestr(entry, source.read(entry))
+        for entry, content_of in more:
+            made.writestr(entry, content_of)
         about = zipfile.ZipInfo(name)
         about.compress_type = zipfile.ZIP_DEFLATED
         with made.open(about, "w", force_zip64=True) as member:
             for chunk in chunks:
                 member.write(chunk)
     return content.getvalue()
+
+
+def understated(archive, size):
+    """A zip file whose directory says that its last file has `size` bytes unpacked."""
+    place = archive.rindex(b"PK\x01\x02") + 24
+    return archive[:place] + struct.pack("<I", size) + archive[place + 4 :]
 
 
 def body(*chunks, before=""):

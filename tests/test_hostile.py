@@ -97,6 +97,11 @@ PDFS = {
 
 DOCXS = {
     "bomb.docx": (lambda: docx(bytes(MIB) for _ in range(128)), "to 1, expected at most 300 to 1"),
+    "lying.docx": (lambda: hostile.understated(docx(bytes(MIB) for _ in range(128)), 1_000), "cannot be read as DOCX"),
+    "nested.docx": (
+        lambda: docx(body(b"<w:p><w:r><w:t>a</w:t></w:r></w:p>"), more=[("word/embeddings/a.zip", zeros(128 * MIB))]),
+        r"read: \[Paragraph\(text='a', ",
+    ),
     "elements.docx": (lambda: docx(body(*numbered(480_000, b"<w:p/>" * 16))), "marks in its XML"),
     "attributes.docx": (lambda: docx(body(*numbered(390_000, b'<w:p a="" b="" c="" d=""/>' * 4))), "marks in its XML"),
     "deep.docx": (lambda: docx(body(b"<w:sdt>" * 100_000)), "cannot be read as DOCX"),
@@ -187,6 +192,18 @@ DATA_FILES = {
 
 def test_data_made_to_harm_is_refused_in_time_and_memory(tmp_path):
     outcomes(tmp_path, DATA_FILES, **DATA)
+
+
+@pytest.mark.slow
+def test_a_value_of_a_quarter_gigabyte_is_refused(tmp_path):
+    """With the limits as they are."""
+    path = tmp_path / "long.json"
+    with path.open("wb") as file:
+        file.write(b'[{"id": "')
+        for _ in range(256):
+            file.write(b"a" * MIB)
+    told = hostile.read_all([path], **DATA | {"prepare": "whole = read; read = lambda path: len(list(whole(path)))"})
+    assert "a value is too long at line 1 column 2, expected at most 67,108,864 characters" in told[0]
 
 
 def test_settings_nested_too_deeply_are_refused(tmp_path):

@@ -1332,6 +1332,7 @@ def serve(
         from zhaiju.service.server import bind, serve_at
     except ImportError as error:
         raise ConfigError(f'{error.name} is not installed; pip install "zhaiju[serve]"') from None
+    from zhaiju.corpus.documents import Limits
     from zhaiju.modeling.memory import keep_steady
     from zhaiju.service.documents import Documents
     from zhaiju.service.work import load_models
@@ -1340,7 +1341,10 @@ def serve(
     with bind(host, port) as listening:  # before anything is loaded
         if host not in LOOPBACK and not settings.tokens:
             ui.note(f"anyone who reaches {host} may ask here: no --token-file was given")
-        documents = None if index is None else Documents(index, create=uploads, embedding=_embedding(embedder))
+        limits = Limits(max_seconds=max(1, round(settings.deadline)))  # nobody waits longer for an upload
+        documents = (
+            None if index is None else Documents(index, create=uploads, embedding=_embedding(embedder), limits=limits)
+        )
         models = load_models(
             None if reader == "none" else reader,
             None if selector == "none" else selector,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import pickle
 import stat
@@ -39,9 +40,9 @@ UNLIMITED = 1 << 20
 OPTIONAL = ("task", "window", "positions", "weights")  # settings that a zhaiju.json need not have
 GRAPHS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}  # the names that transformers.js looks for
 DEFAULT_WINDOW = 384
-# What a config.json may ask for, by what its numbers are called: a loader makes as many names, modules or rows.
+# What a config.json may ask for, by what its numbers are called: a loader makes as many modules, names or rows.
 MOST = {"layer": 1_000, "expert": 1_000, "group": 1_000, "head": 10_000, "label": 100_000}
-MOST_OF_OTHERS = 1 << 24
+MOST |= dict.fromkeys(("size", "dim", "position"), 1 << 24)
 MOST_SINES = 1 << 24  # RoFormer's table of sines is computed number by number
 SLACK = 1 << 26  # weights that a network may have beyond a byte of file each: an output layer, a pooler
 # What is read whole when a checkpoint is loaded, so that it must be small.
@@ -506,8 +507,8 @@ def _check_numbers(where: str) -> None:
         for name, value in holder.items():
             if isinstance(value, dict):
                 waiting += [] if name in ("id2label", "label2id") else [value]
-            elif isinstance(value, int | float) and not name.endswith(("_id", "theta")):
-                most = next((most for part, most in MOST.items() if part in name), MOST_OF_OTHERS)
+            elif isinstance(value, int | float):
+                most = next((most for part, most in MOST.items() if part in name), math.inf)
                 if value > most:
                     raise CheckpointError(
                         f"{where}: {name} in config.json is {shorten(value)}, expected at most {most:,}"

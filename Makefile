@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-.PHONY: setup demo test check bench campaign clean
+.PHONY: setup demo test check bench campaign sbom lock clean
 
 setup: $(READY)
 
@@ -24,6 +24,12 @@ bench: setup
 
 campaign: setup
 	scripts/campaign
+
+sbom: setup
+	$(BIN)/python scripts/sbom --licences docs/licences.md
+
+lock:
+	PYTHON=$(PYTHON) scripts/lock
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -15,6 +15,8 @@ from zhaiju.files import (
     cache_folder,
     fingerprint,
     point,
+    read_json,
+    read_small,
     write_json,
     write_text,
 )
@@ -263,3 +265,26 @@ def test_the_folder_is_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder("tokens") == tmp_path / ".cache" / "zhaiju" / "tokens"
+
+
+def test_a_small_file_is_read_and_a_link_to_it_too(tmp_path):
+    write_text(tmp_path / "a.json", '{"船": 1}')
+    (tmp_path / "link").symlink_to("a.json")
+    assert read_json(tmp_path / "a.json") == read_json(tmp_path / "link") == {"船": 1}
+    assert read_small(tmp_path / "a.json", most=12) == '{"船": 1}'
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), os.mkdir], ids=str)
+def test_what_is_no_plain_file_is_not_waited_for(tmp_path, make):
+    make(tmp_path / "a")
+    with pytest.raises(OSError, match=r"is no plain file|Is a directory"):
+        read_small(tmp_path / "a")
+
+
+def test_a_file_that_is_larger_than_it_may_be_or_too_deep_is_refused(tmp_path):
+    write_text(tmp_path / "a", "x" * 11)
+    with pytest.raises(ValueError, match="is too large, found more than 10 bytes, expected at most 10"):
+        read_small(tmp_path / "a", most=10)
+    write_text(tmp_path / "a", "[" * 100_000)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_json(tmp_path / "a")

@@ -1322,6 +1322,7 @@ def serve(
     if uploads and index is None:
         raise ConfigError("--uploads needs an index to put documents into; name it with --index")
     make_app, bind, serve_at = _service()
+    from zhaiju.corpus.documents import Limits
     from zhaiju.modeling.memory import keep_steady
     from zhaiju.service.documents import Documents
     from zhaiju.service.runs import Runs
@@ -1331,7 +1332,10 @@ def serve(
     with bind(host, port) as listening:  # before anything is loaded
         if host not in LOOPBACK and not settings.tokens:
             ui.note(f"anyone who reaches {host} may ask here: no --token-file was given")
-        documents = None if index is None else Documents(index, create=uploads, embedding=_embedding(embedder))
+        limits = Limits(max_seconds=max(1, round(settings.deadline)))  # nobody waits longer for an upload
+        documents = (
+            None if index is None else Documents(index, create=uploads, embedding=_embedding(embedder), limits=limits)
+        )
         runs = Runs(run) if run else None
         models = load_models(
             None if reader == "none" else reader,

@@ -197,6 +197,8 @@ def load_settings(file: Path | None, overrides: Mapping[str, Any]) -> TrainSetti
             raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{file} is not TOML: {error}") from None
+        except RecursionError:
+            raise ConfigError(f"{file} is nested too deeply") from None
     values |= {name: value for name, value in overrides.items() if value is not None}
     known = [entry.name for entry in fields(TrainSettings)]
     for name in values:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +19,7 @@ from typing import IO, Any
 from zhaiju.errors import OutputError
 
 JSON_INDENT = 2
+SMALL_BYTES = 64 << 20  # of a file that is read whole and is no data: the largest tokenizers take about half
 
 
 def cache_folder(kind: str) -> Path:
@@ -92,6 +95,40 @@ def atomic_object(path: str | os.PathLike[str]) -> Iterator[Callable[[str, str |
 
         yield write
         stream.write("{}\n" if opening == "{" else "\n}\n")
+
+
+def read_small(path: str | os.PathLike[str], *, most: int = SMALL_BYTES) -> str:
+    """The text of a file that ought to be small and may be hostile.
+
+    Args:
+        path: A plain file, or a link to one; a pipe would have us wait for ever, and a device never ends.
+        most: Bytes that it may have.
+
+    Raises:
+        OSError: it cannot be read, or is no plain file.
+        ValueError: it is larger, or no UTF-8.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that nobody writes to opens at once
+    with open(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "is no plain file", str(path))
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"is too large, found more than {most:,} bytes, expected at most {most:,}")
+    return content.decode("utf-8")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The value in a JSON file that ought to be small and may be hostile.
+
+    Raises:
+        OSError: see `read_small`.
+        ValueError: see `read_small`; or it is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(read_small(path))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

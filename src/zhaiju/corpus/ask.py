@@ -7,7 +7,6 @@ documents are said not to hold the answer.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -253,7 +252,7 @@ class Trust:
         if not path.is_file():
             return None
         try:
-            values = json.loads(path.read_text("utf-8"))
+            values = files.read_json(path)
             if tuple(values["signals"]) != SIGNALS:
                 raise ValueError(f"it weighs {values['signals']}, expected {list(SIGNALS)}")
             rows = {name: tuple(map(float, values[name])) for name in ("mean", "spread", "weights")}

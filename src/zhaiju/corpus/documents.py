@@ -25,6 +25,7 @@ import os
 import re
 import stat
 import sys
+import time
 import unicodedata
 import warnings
 import zipfile
@@ -59,6 +60,7 @@ _WIDEST_WRAP = 130
 _ENTRIES = 10_000  # files in a DOCX
 _RATIO = 300  # of a file in a DOCX to what it takes there, for files above _RATIO_FROM
 _RATIO_FROM = 1 << 20
+_MARKUP = 8_000_000  # of `<`, `=` and `&` in a DOCX or HTML file: each may become a node of 200 bytes
 _DEPTH = 100  # of Markdown blocks in each other
 _OPEN_TAGS = 5_000  # lexbor's time grows with the square of the depth
 
@@ -72,6 +74,7 @@ class Limits:
         max_characters: Characters of its text.
         max_pages: Pages of a PDF.
         max_unpacked_bytes: Size of a DOCX once unpacked, as it declares it.
+        max_seconds: Computing time that a PDF, DOCX, HTML or Markdown file may take, looked at between its parts.
         max_paragraph_characters: Characters of a paragraph; a longer one is no error but is cut.
     """
 
@@ -79,6 +82,7 @@ class Limits:
     max_characters: int = 20_000_000
     max_pages: int = 2_000
     max_unpacked_bytes: int = 256 << 20
+    max_seconds: int = 120
     max_paragraph_characters: int = 1_200
 
     def __post_init__(self) -> None:
@@ -356,6 +360,39 @@ class _Collector:
             offset += len(piece)
 
 
+class _TooSlow(BaseException):
+    """Time is up: no Exception, which a library might take for a fault of the part of a page it is at."""
+
+
+class _Clock:
+    """Raises `_TooSlow` once a document has taken its computing time, that of other threads not counted."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._until = time.thread_time() + limits.max_seconds
+
+    def check(self, *_: object) -> None:
+        """Raise if time is up; may be given anything, as a visitor or a rule of a parser is."""
+        if time.thread_time() > self._until:
+            raise _TooSlow
+
+    def rule(self, *_: object) -> bool:
+        """The same as a rule of a parser that never applies."""
+        self.check()
+        return False
+
+
+@contextmanager
+def _timed(collector: _Collector) -> Iterator[_Clock]:
+    """A clock for what is done inside, whose end is a `DataError`."""
+    try:
+        yield _Clock(collector.limits)
+    except _TooSlow:
+        seconds = collector.limits.max_seconds
+        raise DataError(
+            "takes too long to read", file=collector.document, expected=f"at most {seconds} seconds of computing"
+        ) from None
+
+
 _Reader = Callable[[bytes, _Collector], list[Paragraph]]
 _Lines = Sequence[tuple[str, int | None]]  # a text and its line in the file
 
@@ -522,7 +559,10 @@ def _read_markdown(data: bytes, collector: _Collector) -> list[Paragraph]:
         collector.block(_kept(list(_numbered_lines(front[1].rstrip("\n"), 2))))
     try:
         parser = MarkdownIt("commonmark", {"maxNesting": _DEPTH}).enable(["table", "strikethrough"])
-        tokens = parser.parse(text)
+        with _timed(collector) as clock:  # brackets, for one, take time that grows with their number's square
+            parser.inline.ruler.before("text", "clock", clock.rule)
+            parser.block.ruler.before("table", "clock", clock.rule)
+            tokens = parser.parse(text)
     except RecursionError as error:
         raise _damaged("Markdown", collector.document, error) from None
     if any(token.level >= _DEPTH - 1 for token in tokens):
@@ -631,25 +671,28 @@ _CHARSETS = re.compile(r"utf-8|ascii|(gb|big5|cp|iso8859|shift|euc|koi8)[\w-]*")
 
 def _read_html(data: bytes, collector: _Collector) -> list[Paragraph]:
     collector.numbered = True
-    _html_blocks(_text(data, collector, declared=_declared_charset(data)), collector)
+    text = _text(data, collector, declared=_declared_charset(data))
+    with _timed(collector) as clock:
+        _html_blocks(text, collector, clock)
     return collector.finish()
 
 
 def _html_texts(html: str, document: str) -> list[_Block]:
     """The paragraphs of a piece of HTML inside Markdown, whose headings and lists count for nothing."""
     inside = _Collector(document, Limits(max_paragraph_characters=sys.maxsize))
-    _html_blocks(html, inside)
+    with _timed(inside) as clock:
+        _html_blocks(html, inside, clock)
     return [_Block(paragraph.text, []) for paragraph in inside.finish()]
 
 
-def _html_blocks(html: str, collector: _Collector) -> None:
+def _html_blocks(html: str, collector: _Collector, clock: _Clock) -> None:
     from selectolax.lexbor import LexborHTMLParser
 
     _check_depth(html, collector.document)
     root = LexborHTMLParser(html).root
     if root is None:
         return
-    layout = _layout_tables(root)
+    layout = _layout_tables(root, clock)
     buffer: list[str] = []
     lists = pre = 0
     heading = False
@@ -663,7 +706,7 @@ def _html_blocks(html: str, collector: _Collector) -> None:
     def add(text: str) -> None:
         (collector.heading if heading else collector.item if lists else collector.block)(_Block(text, []))
 
-    for node, enters in _steps(root):
+    for node, enters in _steps(root, clock):
         tag = node.tag or ""
         if tag == "-text":
             if enters:
@@ -724,10 +767,11 @@ def _collapsed(text: str) -> str:
     return _SPACE.sub(space, text)
 
 
-def _steps(root: LexborNode) -> Iterator[tuple[LexborNode, bool]]:
+def _steps(root: LexborNode, clock: _Clock) -> Iterator[tuple[LexborNode, bool]]:
     """Each visible node as it is entered and as it is left, without recursion."""
     node, enters = root, True
     while True:
+        clock.check()
         if enters and _is_dropped(node):
             enters = False
         else:
@@ -755,11 +799,11 @@ def _is_dropped(node: LexborNode) -> bool:
     return tag in _DROPPED or "hidden" in attributes or bool(_HIDDEN_STYLE.search(attributes.get("style") or ""))
 
 
-def _layout_tables(root: LexborNode) -> set[int]:
+def _layout_tables(root: LexborNode, clock: _Clock) -> set[int]:
     """The tables that hold headings, lists or tables."""
     layout = set()
     tables: list[int] = []
-    for node, enters in _steps(root):
+    for node, enters in _steps(root, clock):
         if node.tag not in _LAYOUT:
             continue
         if enters and tables:
@@ -773,8 +817,10 @@ def _layout_tables(root: LexborNode) -> set[int]:
 
 
 def _check_depth(html: str, document: str) -> None:
+    if (marks := sum(map(html.count, "<=&"))) > _MARKUP:
+        raise _too_large(document, f"{marks:,} marks", f"{_MARKUP:,}")
     depth = 0
-    for closes, name in _TAG.findall(html):
+    for closes, name in (tag.groups() for tag in _TAG.finditer(html)):
         if name.lower() not in _UNCLOSED:
             depth = max(0, depth + (-1 if closes else 1))
             if depth > _OPEN_TAGS:
@@ -797,7 +843,7 @@ def _declared_charset(data: bytes) -> str | None:
 
 def _read_pdf(data: bytes, collector: _Collector) -> list[Paragraph]:
     document = collector.document
-    with _quiet("pypdf"):
+    with _quiet("pypdf"), _timed(collector) as clock:
         from pypdf import PasswordType, PdfReader
         from pypdf.errors import DependencyError
 
@@ -815,8 +861,9 @@ def _read_pdf(data: bytes, collector: _Collector) -> list[Paragraph]:
             raise _too_large(document, f"{pages:,} pages", f"{collector.limits.max_pages:,}")
         blank = True
         for number in range(pages):
+            clock.check()
             try:
-                text = reader.pages[number].extract_text()
+                text = reader.pages[number].extract_text(visitor_operand_before=clock.check)
             except Exception as error:
                 raise _damaged("PDF", f"{document} p. {number + 1}", error) from error
             for block in _page_blocks(_valid(text)):
@@ -878,7 +925,10 @@ def _read_docx(data: bytes, collector: _Collector) -> list[Paragraph]:
 
         opened = Document(io.BytesIO(data))
         styles = {style.style_id: style.name or "" for style in opened.styles}
-        blocks = list(_docx_blocks(opened.element.body, styles))
+        with _timed(collector) as clock:
+            blocks = list(_docx_blocks(opened.element.body, styles, clock))
+    except DataError:
+        raise
     except Exception as error:  # zipfile, lxml and python-docx each have their own
         raise _damaged("DOCX", document, error) from error
     for text, style in blocks:
@@ -896,9 +946,15 @@ def _check_zip(data: bytes, document: str, limits: Limits) -> None:
     """Refuse an archive that would unpack to too much, by its directory; zipfile reads no more than that says."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = archive.infolist()
+            _check_entries(archive.infolist(), document, limits)
+            _check_markup(archive, document)
+    except DataError:
+        raise
     except Exception as error:
         raise _damaged("DOCX", document, error) from error
+
+
+def _check_entries(entries: list[zipfile.ZipInfo], document: str, limits: Limits) -> None:
     if len(entries) > _ENTRIES:
         raise _too_large(document, f"{len(entries):,} files in it", f"{_ENTRIES:,}")
     size = sum(entry.file_size for entry in entries)
@@ -910,23 +966,58 @@ def _check_zip(data: bytes, document: str, limits: Limits) -> None:
             raise _too_large(document, f"{entry.filename} packed {ratio:,} to 1", f"{_RATIO} to 1")
 
 
-def _docx_blocks(parent: Any, styles: dict[str, str]) -> Iterator[tuple[str, str]]:
+def _check_markup(archive: zipfile.ZipFile, document: str) -> None:
+    """Refuse XML of too many nodes, each many times as large as its few bytes, before a parser makes them."""
+    marks = 0
+    for entry in archive.infolist():
+        with archive.open(entry) as stream:
+            chunk = stream.read(1 << 20)
+            start = chunk[:200].lstrip(codecs.BOM_UTF8 + codecs.BOM_UTF16_LE + b"\0 \t\r\n")
+            if start.startswith(_EBCDIC):
+                raise _encoded(entry.filename, document, "EBCDIC")
+            if not start.startswith(b"<"):  # a picture
+                continue
+            if (encoding := _ENCODING.match(start.replace(b"\0", b""))) and not _UTF.fullmatch(encoding[1]):
+                raise _encoded(entry.filename, document, encoding[1].decode("ascii", "replace"))
+            while chunk:
+                marks += sum(map(chunk.count, (b"<", b"=", b"&")))
+                if marks > _MARKUP:
+                    raise _too_large(document, f"more than {_MARKUP:,} marks in its XML", f"{_MARKUP:,}")
+                chunk = stream.read(1 << 20)
+
+
+_EBCDIC = b"\x4c\x6f\xa7\x94"  # how XML begins there
+_ENCODING = re.compile(rb"""<\?xml\b[^>]*?\bencoding\s*=\s*["']([^"'>]*)""")
+_UTF = re.compile(rb"utf-?(8|16(le|be)?)|us-ascii", re.IGNORECASE)
+
+
+def _encoded(part: str, document: str, found: str) -> DataError:
+    """Encodings in which `<` may be other bytes hide how much there is; the format does not allow them."""
+    return DataError(
+        "has XML in a strange encoding", file=document, field=part, found=found, expected="UTF-8 or UTF-16"
+    )
+
+
+def _docx_blocks(parent: Any, styles: dict[str, str], clock: _Clock) -> Iterator[tuple[str, str]]:
     """Text and style of the paragraphs and tables in an element, in reading order; text boxes after their paragraph."""
     for element in parent:
+        clock.check()
         if element.tag == _P:
             yield _docx_text(element).strip(), styles.get(element.style or "", "")
             for box in _nearest(element, _BOX):
-                yield from _docx_blocks(box, styles)
+                yield from _docx_blocks(box, styles, clock)
         elif element.tag == _TABLE:
-            rows = [[_docx_cell(cell, styles) for cell in _nearest(row, _CELL)] for row in _nearest(element, _ROW)]
+            rows = [
+                [_docx_cell(cell, styles, clock) for cell in _nearest(row, _CELL)] for row in _nearest(element, _ROW)
+            ]
             yield "\n".join(CELLS.join(row) for row in rows if any(row)), ""
         elif element.tag not in _GONE:  # content controls, tracked insertions
-            yield from _docx_blocks(element, styles)
+            yield from _docx_blocks(element, styles, clock)
 
 
-def _docx_cell(cell: Any, styles: dict[str, str]) -> str:
+def _docx_cell(cell: Any, styles: dict[str, str], clock: _Clock) -> str:
     """All text in a cell on one line."""
-    return _joined_text(text.replace("\n", " ") for text, _ in _docx_blocks(cell, styles) if text)
+    return _joined_text(text.replace("\n", " ") for text, _ in _docx_blocks(cell, styles, clock) if text)
 
 
 def _nearest(parent: Any, tag: str) -> Iterator[Any]:

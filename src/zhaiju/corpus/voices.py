@@ -11,7 +11,6 @@ sum is a logit as it stands, and the weights are kept in a file beside the selec
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -199,7 +198,7 @@ class Weights:
         if not path.is_file():
             return None
         try:
-            values = json.loads(path.read_text("utf-8"))
+            values = files.read_json(path)
             named = values["voices"]
             if set(named) != set(VOICES):
                 raise ValueError(f"it weighs {sorted(named)}, expected {sorted(VOICES)}")

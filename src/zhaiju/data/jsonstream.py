@@ -16,6 +16,7 @@ from typing import IO, Any, NoReturn
 from zhaiju.errors import DataError
 
 CHUNK_CHARS = 1 << 20
+MAX_VALUE_CHARS = 1 << 26  # of one value, such as a row with all its paragraphs, or of a line
 _SPACE = " \t\r\n"
 _ESCAPE = 12  # the longest token that a cut may fall inside of: a pair of \\uXXXX escapes
 _TAIL = 2  # a number that goes on may be cut this far after the part that is one by itself: "1" of "1e+"
@@ -76,6 +77,8 @@ class JSONStream:
                 self.fail("nested too deeply")
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated") or error.pos >= len(self._buffer) - _ESCAPE
+                if cut and len(self._buffer) - self._at > MAX_VALUE_CHARS:
+                    self.fail("a value is too long", expected=f"at most {MAX_VALUE_CHARS:,} characters")
                 if cut and self._fill(grow):
                     grow *= 2  # a value larger than the buffer costs at most twice its length
                     continue
@@ -190,7 +193,18 @@ def read_lines(file: Path) -> Iterator[tuple[int, str]]:
     """A text file's lines with their numbers; a `DataError` says why it cannot be read as UTF-8."""
     with open_text(file) as stream:
         try:
-            yield from enumerate(stream, 1)
+            for number in count(1):
+                line = stream.readline(MAX_VALUE_CHARS + 1)
+                if not line:
+                    return
+                if len(line) > MAX_VALUE_CHARS:
+                    raise DataError(
+                        "a line is too long",
+                        file=file,
+                        row=f"line {number}",
+                        expected=f"at most {MAX_VALUE_CHARS:,} characters",
+                    )
+                yield number, line
         except UnicodeDecodeError as error:
             raise wrong_encoding(error, file) from None
         except OSError as error:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from zhaiju import files
 from zhaiju.data.script import AS_IS, convert
 from zhaiju.errors import CheckpointError, ConfigError, DataError
 
@@ -53,8 +53,8 @@ class PlainTokenizer:
 
         try:
             about = directory / "tokenizer_config.json"
-            names = json.loads(about.read_text("utf-8")) if about.is_file() else {}
-            return cls(Tokenizer.from_str((directory / TOKENIZER_FILE).read_text("utf-8")), names)
+            names = files.read_json(about) if about.is_file() else {}
+            return cls(Tokenizer.from_str(files.read_small(directory / TOKENIZER_FILE)), names)
         except OSError as error:
             raise CheckpointError(f"{directory / TOKENIZER_FILE} cannot be read: {error}") from None
         except Exception as error:  # tokenizers raises bare exceptions

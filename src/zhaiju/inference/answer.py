@@ -12,7 +12,6 @@ work: `Shortcuts` has it look at the likeliest few only, and stop where two of t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -473,7 +472,7 @@ def _pairs(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        pairs = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+        pairs = files.read_json(path)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}; remove it and fit again") from None
     return pairs if isinstance(pairs, dict) else {}

@@ -177,7 +177,10 @@ class OpenVinoBackend:
             try:
                 model = core.read_model(graph_path(source, precision, self_contained=True))
             except RuntimeError as error:
-                raise CheckpointError(f"{source}: {str(error).splitlines()[-1]}") from error
+                reason = next(
+                    (line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__
+                )
+                raise CheckpointError(f"{source}: {reason.strip()}") from error
         elif precision == "int8":
             raise ConfigError("int8 needs a quantised graph; see zhaiju export")
         else:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import pickle
+import stat
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,7 +27,7 @@ from zhaiju.data.encoding import MATCH_TYPES, Encoding
 from zhaiju.data.hints import HINT_TYPES
 from zhaiju.data.script import AS_IS
 from zhaiju.data.vocabulary import Kind, PlainTokenizer, build_tokenizer
-from zhaiju.errors import CheckpointError, ConfigError
+from zhaiju.errors import CheckpointError, ConfigError, shorten
 from zhaiju.tasks import TASKS, make_task
 from zhaiju.tasks.base import Head, Task
 
@@ -37,6 +40,30 @@ UNLIMITED = 1 << 20
 OPTIONAL = ("task", "window", "positions", "weights")  # settings that a zhaiju.json need not have
 GRAPHS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}  # the names that transformers.js looks for
 DEFAULT_WINDOW = 384
+# What a config.json may ask for, by what its numbers are called: a loader makes as many modules, names or rows.
+MOST = {"layer": 1_000, "expert": 1_000, "group": 1_000, "head": 10_000, "label": 100_000}
+MOST |= dict.fromkeys(("size", "dim", "position"), 1 << 24)
+MOST_SINES = 1 << 24  # RoFormer's table of sines is computed number by number
+SLACK = 1 << 26  # weights that a network may have beyond a byte of file each: an output layer, a pooler
+# What is read whole when a checkpoint is loaded, so that it must be small.
+SMALL_FILES = (
+    "config.json",
+    META_FILE,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "generation_config.json",
+    "adapter_config.json",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
 DEFAULT_OVERLAP = 64
 
 
@@ -213,7 +240,7 @@ def load_exported(where: str | Path, *, window: int | None = None, overlap: int 
 def _labels_of(path: Path) -> tuple[str, ...]:
     """The classes that a config.json names, in the order of the logits."""
     try:
-        names = {int(index): str(name) for index, name in json.loads(path.read_text("utf-8"))["id2label"].items()}
+        names = {int(index): str(name) for index, name in files.read_json(path)["id2label"].items()}
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} does not name the classes: {error!r}") from None
     return tuple(names[index] for index in sorted(names))
@@ -237,7 +264,7 @@ def read_meta(where: str) -> Meta:
     if path is None:
         return Meta()
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = files.read_json(path)
         if not isinstance(values, dict):
             raise TypeError("expected an object")
         return Meta(**{name: values[name] for name in Meta.__dataclass_fields__ if name in values})
@@ -298,6 +325,7 @@ def load(
         ConfigError: there is no such task, or the window is longer than the encoder's positions.
     """
     where = resolve(what, task)
+    _check_files(where)
     meta = read_meta(where)
     task = task or meta.task
     if task is None:
@@ -429,6 +457,94 @@ def make_encoding(
     return Encoding(tokenizer, window=window, overlap=overlap, script=script, match_types=match_types, hints=hints)
 
 
+def _check_files(where: str) -> None:
+    """Refuse a directory whose files a loader would wait for, never finish, or unpack to more than they are.
+
+    Weights are looked at where they are mapped or unpacked: the loader of safetensors checks their header itself.
+
+    Raises:
+        CheckpointError: one of them is no plain file, too large, or packed.
+    """
+    if not os.path.isdir(where):  # a hub id
+        return
+    for path in sorted(Path(where).iterdir()):
+        weights = path.suffix in (".safetensors", ".bin")
+        if not weights and path.name not in SMALL_FILES:
+            continue
+        try:
+            about = path.stat()
+            if not stat.S_ISREG(about.st_mode):
+                raise CheckpointError(f"{path} is no plain file")
+            if path.suffix == ".bin" and zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as archive:
+                    unpacked = sum(entry.file_size for entry in archive.infolist())
+                if unpacked > about.st_size:
+                    raise CheckpointError(
+                        f"{path} unpacks to {unpacked:,} bytes, expected no more than it has, {about.st_size:,}"
+                    )
+        except (OSError, zipfile.BadZipFile) as error:
+            raise CheckpointError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        if not weights and about.st_size > files.SMALL_BYTES:
+            raise CheckpointError(
+                f"{path} is too large, found {about.st_size:,} bytes, expected at most {files.SMALL_BYTES:,}"
+            )
+
+
+def _check_numbers(where: str) -> None:
+    """Refuse a config.json whose numbers would have a loader compute or allocate without end.
+
+    Raises:
+        CheckpointError: a number is too large.
+    """
+    from transformers import PretrainedConfig
+
+    values = _quietly(where, lambda: PretrainedConfig.get_config_dict(where)[0])
+    if not isinstance(values, dict):
+        raise CheckpointError(f"cannot load {where}: config.json is {shorten(values)}, expected an object")
+    waiting = [values]
+    while waiting:
+        holder = waiting.pop()
+        for name, value in holder.items():
+            if isinstance(value, dict):
+                waiting += [] if name in ("id2label", "label2id") else [value]
+            elif isinstance(value, int | float):
+                most = next((most for part, most in MOST.items() if part in name), math.inf)
+                if value > most:
+                    raise CheckpointError(
+                        f"{where}: {name} in config.json is {shorten(value)}, expected at most {most:,}"
+                    )
+    numbers = [values.get(name) for name in ("max_position_embeddings", "hidden_size")]
+    positions, hidden = (number if isinstance(number, int) else 0 for number in numbers)
+    if values.get("model_type") == "roformer" and positions * hidden > MOST_SINES:
+        raise CheckpointError(
+            f"{where}: max_position_embeddings x hidden_size in config.json is {positions * hidden:,}, "
+            f"expected at most {MOST_SINES:,}"
+        )
+
+
+def _check_weights(where: str, auto_class: Any, config: Any) -> None:
+    """Refuse a config.json that tells of a much larger network than the weights beside it hold.
+
+    What is missing or of another shape is refused too, but only after the loader has made room for it.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    import torch
+
+    if not os.path.isdir(where):  # a hub id
+        return
+    held = sum(path.stat().st_size for path in Path(where).iterdir() if path.suffix in (".safetensors", ".bin"))
+    with torch.device("meta"):  # nothing is allocated
+        network = _quietly(where, lambda: auto_class.from_config(config))
+    told = sum(parameter.numel() for parameter in network.parameters())
+    if told > held + SLACK:
+        raise CheckpointError(
+            f"{where} has weights of other shapes than its config.json says: that tells of {told:,} numbers, "
+            f"and its weights are {held:,} bytes"
+        )
+
+
 def load_encoder(what: str) -> tuple[Any, Any, int]:
     """An encoder without a head, its tokenizer, and the most tokens that it can take.
 
@@ -439,8 +555,11 @@ def load_encoder(what: str) -> tuple[Any, Any, int]:
 
     where = resolve(what)
     tokenizer = load_tokenizer(where)
+    config = _load_config(where, None, None)
+    _check_weights(where, transformers.AutoModel, config)
     model = _quietly(
-        where, lambda: transformers.AutoModel.from_pretrained(where, trust_remote_code=False, dtype="float32")
+        where,
+        lambda: transformers.AutoModel.from_pretrained(where, config=config, trust_remote_code=False, dtype="float32"),
     )
     return model.eval(), tokenizer, max_positions(tokenizer, model.config)
 
@@ -461,6 +580,7 @@ def load_tokenizer(where: str) -> Any:
     """
     import transformers
 
+    _check_files(where)
     tokenizer = _quietly(
         where,
         lambda: transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False, use_fast=True),
@@ -533,7 +653,7 @@ def save_calibration(directory: str | Path, calibration: Mapping[str, Any]) -> P
     path = Path(directory) / META_FILE
     if not path.parent.is_dir():
         raise ConfigError(f"{directory} is not a directory, so nothing can be kept with it; download it to one")
-    values = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    values = files.read_json(path) if path.is_file() else {}
     files.write_json(path, values | {"calibration": dict(calibration)})
     return path
 
@@ -563,11 +683,15 @@ def _set_labels(config: Any, labels: Sequence[str] | None) -> None:
         config.label2id = {label: index for index, label in enumerate(labels)}
 
 
-def _load_config(where: str, head: Head, labels: Sequence[str] | None) -> Any:
+def _load_config(where: str, head: Head | None, labels: Sequence[str] | None) -> Any:
     """The encoder's config, for a model with the task's head."""
     import transformers
 
+    _check_files(where)
+    _check_numbers(where)
     config = _quietly(where, lambda: transformers.AutoConfig.from_pretrained(where, trust_remote_code=False))
+    if head is None:
+        return config
     if head.over == "labels":
         _set_labels(config, labels)
         config.problem_type = None
@@ -587,6 +711,7 @@ def _load_model(where: str, head: Head, labels: Sequence[str] | None, *, head_re
 
     auto_class = getattr(transformers, head.auto_class)
     config = _load_config(where, head, labels)
+    _check_weights(where, auto_class, config)
     model, report = _quietly(
         where,
         lambda: auto_class.from_pretrained(

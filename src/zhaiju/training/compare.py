@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from zhaiju import files
 from zhaiju.errors import ConfigError
 from zhaiju.tasks.resampling import paired_test, ratio_bootstrap
 from zhaiju.training.run import OUTCOMES_FILE
@@ -46,8 +46,8 @@ def load_outcomes(run: Path, name: str | None = None) -> Outcomes:
         found = "a run that is not finished" if (run / "config.toml").is_file() else "not a run"
         raise ConfigError(f"{run} is {found}: expected {path}; finish it, or name data to compare on with --data")
     try:
-        values = json.loads(path.read_text("utf-8"))
-        task = json.loads((run / "environment.json").read_text("utf-8"))["task"]
+        values = files.read_json(path)
+        task = files.read_json(run / "environment.json")["task"]
         ratios = {key: np.asarray(table, np.float64).reshape(-1, 2) for key, table in values["ratios"].items()}
         return Outcomes(name or run.name, task, tuple(values["ids"]), ratios, tuple(values.get("dev", ())))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

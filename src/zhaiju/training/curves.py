@@ -6,7 +6,6 @@ the figures of every evaluation.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -133,7 +132,7 @@ def read_curves(runs: Sequence[Path], *, titles: Sequence[str] | None = None) ->
 def _read(run: Path, name: str) -> Curve:
     expected = "expected a directory that `zhaiju train` left"
     try:
-        about = json.loads((run / "environment.json").read_text("utf-8"))
+        about = files.read_json(run / "environment.json")
     except OSError as error:
         raise ConfigError(f"{run} is not a run (environment.json: {error.strerror}), {expected}") from None
     except ValueError:

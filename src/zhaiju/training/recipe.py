@@ -99,6 +99,8 @@ def load_recipe(what: str) -> Recipe:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"recipe {source} is not TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"recipe {source} is nested too deeply") from None
     _only(source, values, ("about", "encoders", "parts", "limits"))
     encoders, parts, limits = (_table(source, values, name) for name in ("encoders", "parts", "limits"))
     _only(f"{source}: encoders", encoders, ENCODERS)

@@ -231,9 +231,10 @@ async def _watch(receive: Receive, ticket: Ticket) -> None:
 
 
 def methods_of(scope: Scope) -> set[str]:
-    """What may be done with a request's path."""
+    """What may be done with a request's path: of paths that match it, such as one with an id, with the first."""
     routes = [route for route in scope["app"].routes if isinstance(route, Route)]
-    return set().union(*(route.methods or () for route in routes if route.matches(scope)[0] is not Match.NONE))
+    path = next((route.path for route in routes if route.matches(scope)[0] is not Match.NONE), None)
+    return set().union(*(route.methods or () for route in routes if route.path == path))
 
 
 def _route(scope: Scope) -> str:

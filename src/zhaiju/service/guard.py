@@ -129,7 +129,8 @@ class Guard:
                 self._door.refused(scope["path"], seconds)
             else:
                 self._metrics.answered(_route(scope), status, seconds)
-                log.info("%s %s %d %.0f ms", scope["method"], _route(scope), status, 1000 * seconds)
+                level = logging.DEBUG if is_page(scope["path"]) else logging.INFO
+                log.log(level, "%s %s %d %.0f ms", scope["method"], _route(scope), status, 1000 * seconds)
 
     def _admit(self, scope: Scope) -> None:
         if scope["path"] in OPEN:

@@ -378,7 +378,8 @@ def page(options: argparse.Namespace, report: Mapping[str, Mapping[str, float]])
     lines = [
         f"# Service under load: {options.route}",
         "",
-        f"{options.clients} clients, {options.seconds:g} s, {os.cpu_count()} logical processors, "
+        f"`python {' '.join(sys.argv)}` on {time.strftime('%Y-%m-%d')}: {options.clients} clients, "
+        f"{options.seconds:g} s, {os.cpu_count()} logical processors, "
         f"{options.backend} {options.precision} against plain fp32; overload: {OVERLOAD} times what was served, "
         f"{options.flood:g} s.",
         "",

@@ -452,6 +452,47 @@ def test_a_batch_never_holds_more_tokens_than_it_may(encoding):
     assert backend.windows == expected
 
 
+def test_streams_compute_side_by_side_and_each_request_gets_its_own_logits(encoding):
+    came = [threading.Event(), threading.Event()]
+
+    class Meeting(Slow):
+        def __init__(self, at):
+            super().__init__()
+            self.at = at
+
+        def run(self, chunk):
+            came[self.at].set()
+            assert came[1 - self.at].wait(30)  # alone it would wait in vain
+            return super().run(chunk)
+
+    engines = [Engine(Meeting(at), encoding, batch_tokens=256) for at in range(2)]
+    batcher = Batcher(engines[0], more=engines[1:], window=0.05)
+    found = {}
+
+    def ask(at):
+        found[at] = batcher.predict(ReadTask(), [_example("船" * (9 + 31 * at)) for _ in range(3)], Ticket())
+
+    asking = [threading.Thread(target=ask, args=[at]) for at in range(12)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join(60)
+    batcher.close()
+    assert sorted(found) == list(range(12))
+    assert all(engine.backend.windows for engine in engines)
+    expected = sum(3 * len(encoding.windows(QUESTION, "船" * (9 + 31 * at))) for at in range(12))
+    assert sum(engine.backend.windows for engine in engines) == expected
+
+
+def test_two_streams_answer_as_the_library_does():
+    with serving(load_models(streams=2)) as post:
+        responses = post(*[("answer", question) for question in QUESTIONS * 4])
+    model = zhaiju.load("starter")
+    for response, asked in zip(responses, QUESTIONS * 4, strict=True):
+        found = model.answer(asked["question"], asked["contexts"])
+        assert (response.json()["answer"], response.json()["start"]) == (found.answer, found.start)
+
+
 def test_one_request_at_fault_does_not_harm_its_neighbours(encoding):
     long = "船" * 900
     with serving(slow_models(Slow(), encoding), window_ms=200) as post:

@@ -1305,6 +1305,9 @@ def serve(
     log_texts: Annotated[bool, typer.Option("--log-texts", help="Log the texts of requests.")] = False,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "fp32",
+    streams: Annotated[
+        int, typer.Option(help="Batches that are computed side by side, each on its share of the threads.", min=1)
+    ] = 1,
 ) -> None:
     """Answer over HTTP, until Ctrl-C or SIGTERM; what was accepted by then is answered.
 
@@ -1328,6 +1331,7 @@ def serve(
     from zhaiju.service.runs import Runs
     from zhaiju.service.work import load_models
 
+    threads.share(streams)
     keep_steady()
     with bind(host, port) as listening:  # before anything is loaded
         if host not in LOOPBACK and not settings.tokens:
@@ -1344,6 +1348,7 @@ def serve(
             slots,
             backend=backend,
             precision=precision,
+            streams=streams,
         )
         serve_at(
             listening,

@@ -98,6 +98,11 @@ def settle(threads: int = 0) -> int:
     return wanted
 
 
+def share(ways: int) -> None:
+    """Leave each of several that compute side by side its share of the threads; before torch is imported."""
+    os.environ["OMP_NUM_THREADS"] = str(max(1, wanted_threads() // ways))
+
+
 def wanted_threads() -> int:
     """OMP_NUM_THREADS if it names a number, else the cores that may be used."""
     given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()

@@ -105,6 +105,7 @@ class Batcher:
 
     Args:
         engine: The engine; nobody else uses it from now on.
+        more: Others of the same checkpoint, each with a thread, that compute beside it.
         window: Seconds that an idle engine waits for company of the first request.
         observe: Called after each batch.
         turns: Who asks takes turns; None: of its own.
@@ -114,6 +115,7 @@ class Batcher:
         self,
         engine: Engine,
         *,
+        more: Sequence[Engine] = (),
         window: float = 0.002,
         observe: Callable[[Batch], None] = lambda batch: None,
         turns: Turns | None = None,
@@ -125,13 +127,17 @@ class Batcher:
         self._changed = threading.Condition()
         self._turns = turns or Turns()
         self._open = True
-        self._thread = threading.Thread(target=self._work, name="zhaiju-batcher", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, args=(one,), name="zhaiju-batcher", daemon=True)
+            for one in (engine, *more)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def is_alive(self) -> bool:
         """Whether it still works."""
-        return self._thread.is_alive()
+        return all(thread.is_alive() for thread in self._threads)
 
     def predictor(self, ticket: Ticket) -> Predictor:
         """What a request predicts with in place of the engine."""
@@ -161,7 +167,7 @@ class Batcher:
         return predictions
 
     def close(self, *, drain: bool = True) -> None:
-        """Take no more work, do what was taken (or drop it), and end the thread."""
+        """Take no more work, do what was taken (or drop it), and end the threads."""
         with self._changed:
             self._open = False
             if not drain:
@@ -169,7 +175,8 @@ class Batcher:
                     job.fail(StoppedError())
                 self._waiting = []
             self._changed.notify_all()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _logits(self, head: Head, windows: Sequence[Window], ticket: Ticket) -> list[Any]:
         if not windows:
@@ -191,12 +198,12 @@ class Batcher:
             raise job.error
         return job.logits
 
-    def _work(self) -> None:
+    def _work(self, engine: Engine) -> None:
         while taken := self._next():
             lengths = [len(job.windows[place]) for job, place in taken]
             batches = by_budget(lengths, self.engine.batch_tokens, waste=PADDING_TOLERATED)
             for batch in sorted(batches, key=lambda batch: min(taken[index][0].due for index in batch)):
-                self._compute([taken[index] for index in batch])
+                self._compute(engine, [taken[index] for index in batch])
 
     def _next(self) -> list[tuple[_Job, int]]:
         """The windows to compute next, no more than a batch holds; none: the batcher is closed and all is done."""
@@ -216,7 +223,8 @@ class Batcher:
 
     def _taken(self) -> list[tuple[_Job, int]]:
         taken: list[tuple[_Job, int]] = []
-        room = self.engine.batch_tokens
+        # Side by side each takes its share, for the others not to stand idle.
+        room = min(self.engine.batch_tokens, -(-sum(job.tokens for job in self._waiting) // len(self._threads)))
         for job in sorted(self._waiting, key=lambda job: job.due):
             while job.taken < len(job.windows):
                 length = len(job.windows[job.taken])
@@ -229,24 +237,28 @@ class Batcher:
             self._waiting.remove(job)
         return taken
 
-    def _compute(self, batch: Sequence[tuple[_Job, int]]) -> None:
+    def _compute(self, engine: Engine, batch: Sequence[tuple[_Job, int]]) -> None:
         wanted = [(job, place) for job, place in batch if _is_wanted(job)]
         if not wanted:
             return
         jobs = list(dict.fromkeys(job for job, _ in wanted))
-        before = self.engine.usage.tokens, self.engine.usage.padded
+        before = engine.usage.tokens, engine.usage.padded
         try:
-            logits = self.engine.run(jobs[0].head, [job.windows[place] for job, place in wanted])
+            logits = engine.run(jobs[0].head, [job.windows[place] for job, place in wanted])
         except Exception as error:  # whatever a library raises concerns these requests only
             for job in jobs:
                 job.fail(error)
             return
-        for (job, place), found in zip(wanted, logits, strict=True):
-            job.logits[place] = found
-            job.left -= 1
-            if not job.left:
-                self._turns.ask(job.done)
-        usage = self.engine.usage
+        done = []
+        with self._changed:
+            for (job, place), found in zip(wanted, logits, strict=True):
+                job.logits[place] = found
+                job.left -= 1
+                if not job.left:
+                    done.append(job)
+        for job in done:
+            self._turns.ask(job.done)
+        usage = engine.usage
         self._observe(Batch(len(jobs), len(wanted), usage.tokens - before[0], usage.padded - before[1]))
 
 

@@ -37,11 +37,13 @@ class Models:
         model: For each task that can be done an engine.
         joint: How selector and reader are weighed over documents, lexical scores included.
         trust: Judges answers from documents.
+        more: The same models again, to compute beside them.
     """
 
     model: Model
     joint: Joint | None = None
     trust: Trust | None = None
+    more: Sequence[Model] = ()
 
 
 def load_models(
@@ -52,12 +54,31 @@ def load_models(
     *,
     backend: str = AUTO,
     precision: str = "fp32",
+    streams: int = 1,
 ) -> Models:
     """Load what a service is to do; None leaves a task out.
+
+    Args:
+        reader: A checkpoint.
+        selector: The same.
+        intent: The same.
+        slots: The same.
+        backend: What computes.
+        precision: How.
+        streams: How often each is loaded, to compute side by side (see `zhaiju.threads.share`).
 
     Raises:
         ZhaijuError: one of them cannot be loaded.
     """
+    first, *more = (_load(reader, selector, intent, slots, backend, precision) for _ in range(streams))
+    read, select = first.where.get("read"), first.where.get("select")
+    joint, trust = fitted(read, select) if read is not None else (None, None)
+    return Models(first, joint, trust, more)
+
+
+def _load(
+    reader: str | None, selector: str | None, intent: str | None, slots: str | None, backend: str, precision: str
+) -> Model:
     found = []
     if reader is not None:
         found.append(Model.load(reader, selector=selector, task="read", backend=backend, precision=precision))
@@ -77,8 +98,7 @@ def load_models(
     model.where = where
     model.thresholds = {task: value for one in found for task, value in one.thresholds.items()}
     _warm_up(model)
-    joint, trust = fitted(where["read"], where.get("select")) if reader is not None else (None, None)
-    return Models(model, joint, trust)
+    return model
 
 
 def _warm_up(model: Model) -> None:
@@ -124,10 +144,12 @@ class Worker:
         self.tasks = tuple(models.model.parts)
         self._models = models
         self._batchers: dict[str, Batcher] = {}
-        for task, (engine, _) in models.model.parts.items():
-            assert isinstance(engine, Engine)
+        for task in models.model.parts:
+            engine, *more = (cast(Engine, one.parts[task][0]) for one in (models.model, *models.more))
             engine.batch_tokens = batch_tokens
-            self._batchers[task] = Batcher(engine, window=window, observe=partial(observe, task), turns=self.turns)
+            self._batchers[task] = Batcher(
+                engine, more=more, window=window, observe=partial(observe, task), turns=self.turns
+            )
 
     @property
     def is_alive(self) -> bool:

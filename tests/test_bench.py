@@ -63,7 +63,7 @@ def test_a_way_that_fails_is_named_with_what_it_said_and_the_others_go_on(tmp_pa
 
 
 def test_a_peer_that_cannot_be_installed_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("ZHAIJU_CACHE", str(tmp_path / "zhaiju"))
     monkeypatch.setattr("subprocess.run", failing)
     with pytest.raises(ZhaijuError, match="Turtle cannot be installed: ERROR: No matching distribution"):
         prepare(Peer("Turtle", ("turtle-of-no-index==9",), ()))
@@ -84,7 +84,8 @@ def record(**more):
         {"name": works.PIPELINE, "per_second": 2.0, "seconds": [5.0], "ratios": {}, "equal": {"fp32, torch": 9}},
     ]  # fmt: skip
     work = {
-        "work": "read", "title": "read", "unit": "questions", "count": 10, "about": "About.", "rounds": 1, "rows": rows,
+        "work": "read", "title": "read", "unit": "questions", "count": 10, "date": "2026-11-26", "about": "About.",
+        "rounds": 1, "rows": rows,
         "bars": [{"way": "fp32, torch", "peer": works.PIPELINE, "least": 1.5, "reached": 1.2}],
         "same": [["fp32, torch", works.PIPELINE]],
     }  # fmt: skip

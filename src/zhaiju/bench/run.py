@@ -109,8 +109,8 @@ def _kept(path: Path, only: Sequence[str]) -> list[dict[str, Any]]:
     if not only or not path.is_file():
         return []
     try:
-        works: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))["works"]
-        return [one for one in works if one["work"] in WORKS]
+        record = json.loads(path.read_text("utf-8"))
+        return [{"date": record["date"]} | one for one in record["works"] if one["work"] in WORKS]
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{path} is no record of zhaiju bench; use another -o") from None
 
@@ -151,6 +151,7 @@ def _result(name: str, work: Work, timed: dict[str, Timed], rounds: int) -> dict
         "title": work.name,
         "unit": work.unit,
         "count": work.count,
+        "date": time.strftime("%Y-%m-%d"),
         "about": work.about,
         "rounds": rounds,
         "rows": rows,
@@ -230,7 +231,7 @@ def page(record: dict[str, Any]) -> str:
 
 
 def _wrapped(result: dict[str, Any]) -> str:
-    return f"{result['count']:,} {result['unit']}, {result['rounds']} rounds. {result['about']}"
+    return f"{result['date']}: {result['count']:,} {result['unit']}, {result['rounds']} rounds. {result['about']}"
 
 
 def _table(result: dict[str, Any]) -> list[str]:

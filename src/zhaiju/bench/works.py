@@ -200,7 +200,9 @@ def _classify(sources: Sources, task: str, texts: Sequence[str], labels: tuple[s
     bars = [("int8, openvino", PIPELINE, 3.0), ("bf16, openvino", PIPELINE, 3.0)]
     unit = "utterances" if task == "intent" else "sentences"
     shape = "MiniLM (6 layers, 384 wide)" if sources.encoder else "a BERT of MiniLM's shape, random weights"
-    about = f"{shape} with {len(labels)} classes; the pipeline in batches of 32."
+    about = f"{shape} with {len(labels)} classes, its output layer random; the pipeline in batches of 32."
+    if task == "slots":
+        about += " The pipeline tells the tags of pieces that are not O, and not of words: its answers are other lists."
     equal = [("fp32, torch", PIPELINE)] if task == "intent" else []
     return Work(task, unit, len(texts), about, ways, bars, equal, rounds=3)
 

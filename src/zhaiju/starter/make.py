@@ -35,7 +35,7 @@ from zhaiju.inference.calibrate import calibrate
 from zhaiju.inference.engine import Engine, make_engine
 from zhaiju.inference.export import export_graph
 from zhaiju.modeling.checkpoint import Checkpoint, load, load_exported, save, save_calibration
-from zhaiju.starter.data import fingerprints, prepare, variants
+from zhaiju.starter.data import FOLDS, fingerprints, is_of_fold, prepare, prepare_fold, variants
 from zhaiju.tasks.base import log_softmax
 from zhaiju.tasks.calibration import expected_calibration_error
 from zhaiju.tasks.metrics import course
@@ -43,8 +43,10 @@ from zhaiju.training import run as training
 from zhaiju.training.evaluate import evaluate
 from zhaiju.training.loop import Evaluated, Event, Started, Stepped
 
+PARTS = ("prepare", "select", "read", "package", "folds", "voices", "report")
 TASKS = ("select", "read")
 WINDOWS = {"select": (256, 32), "read": (170, 40)}  # tokens and overlap at use; see the lab notes
+LOGITS_FILE = "logits.json"
 AGREE = 1e-3  # largest difference of logits between PyTorch and the graph
 KEEP = 0.97  # share of right answers on the held-out questions that the threshold lets through
 RISK = 0.5
@@ -52,9 +54,18 @@ IMPORTANCE = {"given": 1.0, "nearest": 1.0, "same article": 1.0, "CMRC 2018": 0.
 SELECTOR = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25, 1.5, 2.0)
 
 
-def train(task: str, config: Path, data: Path, run: Path) -> None:
-    """Train one of the two models as `zhaiju train` does; a run that was cut short goes on."""
-    settings = load_settings(config, {})
+def train(task: str, config: Path, data: Path, run: Path, *, steps: int = 0, until: int = 0) -> None:
+    """Train one of the two models as `zhaiju train` does; a run that was cut short goes on.
+
+    Args:
+        task: "select" or "read".
+        config: Its settings.
+        data: The prepared data.
+        run: The run's directory.
+        steps: Steps of the schedule; 0: as many as the settings' epochs have.
+        until: Stop after this one, with its checkpoint kept and none judged on the way; 0: train to the end.
+    """
+    settings = load_settings(config, {"max_steps": steps, "eval_every": steps} if until else {})
     found = training.load_train_data(
         task, [data / "train.json"], [data / "dev.json"], context=data / "context.json", skip_faulty=True
     )
@@ -68,8 +79,8 @@ def train(task: str, config: Path, data: Path, run: Path) -> None:
             elif isinstance(event, Evaluated):
                 ui.note(f"{task}, step {event.step}: {event.value:.4f}{' (best so far)' if event.best else ''}")
 
-        result = training.train(task, settings, found, run, on_event=on_event)
-    if not result.finished:
+        result = training.train(task, settings, found, run, until=until, on_event=on_event)
+    if not result.finished and not 0 < until <= result.step:
         ui.note(f"{task}: stopped after step {result.step}, saved; the same command goes on from there")
         sys.exit(130)
 
@@ -98,6 +109,61 @@ def package(task: str, run: Path, output: Path) -> Checkpoint:
     if not difference <= AGREE:
         raise CheckpointError(f"{output}: the graph's logits differ from PyTorch's by {difference}")
     return exported
+
+
+def train_fold(fold: int, output: Path, config: Path, work: Path) -> None:
+    """Train a selector just as the packaged one, but without a fold, and keep its logits for the fold's questions.
+
+    What the packaged selector knows of `public.json`, which is nothing, this one knows of the fold: see `prepare_fold`.
+    Settings and seed are the same. The schedule has as many steps as the packaged selector's, and the training stops
+    where that was at its best: a step that is settled beforehand cannot flatter the fold. The weights are packaged as
+    those are (half precision, windows at use) before they are asked. A fold that is done is left as it is; one that
+    was cut short goes on.
+
+    Args:
+        fold: Which, from 0 to `FOLDS` - 1.
+        output: The folder of the packaged models.
+        config: The selector's settings.
+        work: The folder with the prepared data.
+
+    Raises:
+        ConfigError: what is there was made with another schedule.
+    """
+    folder = work / "folds" / str(fold)
+    like = json.loads((output / "fitted.json").read_text("utf-8"))["runs"]["select"]
+    schedule = {"steps": like["steps"], "step": like["best_step"]}
+    if (folder / LOGITS_FILE).is_file():
+        there = json.loads((folder / LOGITS_FILE).read_text("utf-8"))
+        if {name: there[name] for name in schedule} != schedule:
+            raise ConfigError(f"{folder} was trained otherwise than the packaged selector ({schedule}); remove it")
+        ui.note(f"fold {fold}: done already")
+        return
+    counts = prepare_fold(work / "data", folder / "data", fold)
+    ui.note(f"fold {fold}: {json.dumps(counts)}")
+    run = folder / "select"
+    train("select", config, folder / "data", run, steps=schedule["steps"], until=schedule["step"])
+    selector = package("select", run / "last", folder / "packaged")
+    asked = fold_questions(work / "data", fold)
+    engine, task = make_engine(selector), selector.task("select")  # not calibrated, so its temperature is 1
+    logits = {
+        kind: {one.id: list(one.scores) for one in engine.predict(task, examples)} for kind, examples in asked.items()
+    }
+    seconds = sum(entry["seconds"] for entry in training.read_metrics(run) if entry["event"] == "step")
+    files.write_json(
+        folder / LOGITS_FILE, {"fold": fold, **schedule, **counts, "seconds": round(seconds), "logits": logits}
+    )
+
+
+def fold_questions(prepared: Path, fold: int) -> dict[str, list[QAExample]]:
+    """The training questions that are a fold's, with each set of candidates of `variants`."""
+    contexts = load_contexts(prepared / "context.json")
+    titles = json.loads((prepared / "articles.json").read_text("utf-8"))
+    texts = {one.text for one, title in zip(contexts, titles, strict=True) if is_of_fold(title, fold)}
+    return {
+        kind: [one for one in examples if one.context.text in texts]
+        for kind, examples in variants(prepared, "train").items()
+        if kind != "CMRC 2018"
+    }
 
 
 def fit(output: Path, data: Path) -> dict[str, Any]:
@@ -435,17 +501,17 @@ CC BY-SA 4.0, attributions in [LICENSE](LICENSE).
 def main() -> None:
     """Prepare, train, package, fit, weigh the voices, report; each part may be named alone."""
     parser = argparse.ArgumentParser(prog="train_starter", description=__doc__)
-    parser.add_argument("parts", nargs="*", help="prepare, select, read, package, voices, report; default: all")
+    parser.add_argument("parts", nargs="*", help=f"{', '.join(PARTS)}; default: all")
+    parser.add_argument("--fold", type=int, nargs="+", choices=range(FOLDS), help="folds: only these")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--configs", type=Path, default=Path("configs"))
     parser.add_argument("--work", type=Path, default=Path("starter-work"), help="runs and prepared data")
     parser.add_argument("--output", type=Path, default=Path("src/zhaiju/starter"))
     options = parser.parse_args()
-    known = ("prepare", "select", "read", "package", "voices", "report")
-    parts = options.parts or list(known)
+    parts = options.parts or list(PARTS)
     try:
-        if wrong := [part for part in parts if part not in known]:
-            raise ConfigError(f"part {wrong[0]!r} is not one of {', '.join(known)}")
+        if wrong := [part for part in parts if part not in PARTS]:
+            raise ConfigError(f"part {wrong[0]!r} is not one of {', '.join(PARTS)}")
         prepared = options.work / "data"
         if "prepare" in parts:
             counts = prepare(options.data, prepared) | {"sources": fingerprints(options.data)}
@@ -462,6 +528,9 @@ def main() -> None:
             record = fit(options.output, prepared) | counts | {"zhaiju": version("zhaiju")}
             files.write_json(options.output / "fitted.json", record)
             ui.note(f"packaged and fitted in {time.perf_counter() - began:.0f} s")
+        if "folds" in parts:
+            for fold in options.fold or range(FOLDS):
+                train_fold(fold, options.output, options.configs / "starter-select.toml", options.work)
         if "voices" in parts:
             began = time.perf_counter()
             record = json.loads((options.output / "fitted.json").read_text("utf-8"))

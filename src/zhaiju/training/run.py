@@ -237,6 +237,7 @@ def train(
     run: Path,
     *,
     overwrite: bool = False,
+    until: int = 0,
     on_event: Callable[[Event], None] = lambda event: None,
     on_progress: Callable[[int], None] | None = None,
 ) -> RunResult:
@@ -248,6 +249,8 @@ def train(
         data: From `load_train_data`.
         run: The run's directory. If it holds an unfinished run with the same settings and data, that one goes on.
         overwrite: Remove a run that is there already.
+        until: Stop once so many steps are done, as at Ctrl-C: the schedule is still that of the whole training; 0:
+            train to the end.
         on_event: Called with every event of the loop.
         on_progress: Called with the number of dev examples done during evaluations.
 
@@ -259,7 +262,7 @@ def train(
     """
     _check_dev(task_name, data)
     with _alone(run):
-        return _train(task_name, settings, data, run, overwrite, on_event, on_progress)
+        return _train(task_name, settings, data, run, overwrite, until, on_event, on_progress)
 
 
 def _train(
@@ -268,6 +271,7 @@ def _train(
     data: TrainData,
     run: Path,
     overwrite: bool,
+    until: int,
     on_event: Callable[[Event], None],
     on_progress: Callable[[int], None] | None,
 ) -> RunResult:
@@ -295,7 +299,7 @@ def _train(
             ):
                 keep()
                 saved = True
-            if stop.is_set() and not loop.finished:
+            if (stop.is_set() or 0 < until <= loop.step) and not loop.finished:
                 if not saved and loop.step:
                     keep()
                 return _result(run, loop, finished=False)

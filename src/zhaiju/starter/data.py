@@ -3,7 +3,8 @@
 Trained on: DRCD's development set in the course layout, without whatever belongs to `public.json`; CMRC 2018's
 development and trial sets. Held out of it: the questions of a tenth of DRCD's articles, to choose the step by, to
 calibrate and to fit the weights of selector, reader and BM25. The voices (`zhaiju.corpus.voices`) are fitted on the
-same training questions, also with candidates that are harder to tell apart: `variants`.
+same training questions, also with candidates that are harder to tell apart: `variants`. The selector's weight beside
+them comes from the same, by folds: `prepare_fold`.
 """
 
 from __future__ import annotations

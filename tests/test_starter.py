@@ -2,17 +2,23 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from importlib.resources import files as resources
 
 import numpy as np
 import pytest
 
+from zhaiju.corpus.ask import make_asker
+from zhaiju.corpus.voices import voices_of
+from zhaiju.data.formats import load_contexts, read_qa
 from zhaiju.errors import ConfigError
+from zhaiju.inference.answer import load_joint
 from zhaiju.modeling.checkpoint import load_exported
 from zhaiju.starter import make
 from zhaiju.starter.data import FOLDS, is_of_fold, prepare, prepare_fold, variants
 from zhaiju.starter.make import SELECTOR, Row, fold_questions, gap, likeliest, taught_voices, train_fold
+from zhaiju.tasks.metrics import course
 from zhaiju.training import run as training
 
 STARTER = resources("zhaiju.starter")
@@ -287,6 +293,24 @@ def test_weighing_without_the_folds_says_what_is_missing(recipe):
 
 
 # --- the record
+
+
+@pytest.mark.slow
+def test_the_report_tells_what_answer_would_choose(tmp_path):
+    shutil.copy(STARTER / "sample" / "context.json", tmp_path)
+    rows = json.loads((STARTER / "sample" / "held_out.json").read_text("utf-8"))[:12]
+    (tmp_path / "public.json").write_text(json.dumps(rows), "utf-8")
+    figures = make.report(STARTER, tmp_path)
+    contexts = load_contexts(tmp_path / "context.json")
+    public = list(read_qa(tmp_path / "public.json", contexts=contexts))
+    joint = load_joint(str(STARTER / "read"), str(STARTER / "select"), voices=True)
+    answerer = make_asker(load_exported(STARTER / "read"), load_exported(STARTER / "select"), joint, None).answerer
+    answerer.lexical = voices_of(contexts, make.Weights.load(STARTER / "select"))
+    chosen = [one.index for one in answerer.select(public, joint)]
+    assert figures["questions"] == 12
+    assert figures["mix"]["accuracy"] == np.mean(np.equal(chosen, [one.relevant for one in public]))
+    scores = [course(one.answer, asked.gold) for one, asked in zip(answerer.predict(public), public, strict=True)]
+    assert [figures["answer"]["em"], figures["answer"]["f1"]] == pytest.approx(np.mean(scores, 0))
 
 
 def test_the_card_is_what_the_record_makes_of_it():

@@ -41,7 +41,7 @@ from zhaiju.tasks.base import log_softmax
 from zhaiju.tasks.calibration import expected_calibration_error
 from zhaiju.tasks.metrics import course
 from zhaiju.training import run as training
-from zhaiju.training.evaluate import evaluate
+from zhaiju.training.evaluate import Tally
 from zhaiju.training.loop import Evaluated, Event, Started, Stepped
 
 PARTS = ("prepare", "select", "read", "package", "folds", "voices", "report")
@@ -450,8 +450,13 @@ def report(output: Path, course_folder: Path) -> dict[str, Any]:
     parts = {task: load_exported(output / task) for task in TASKS}
     engines = {task: make_engine(part) for task, part in parts.items()}
     predictions = {}
-    for task in TASKS:
-        figures[task], predictions[task] = evaluate(engines[task], parts[task].task(task), public)
+    for name in TASKS:
+        task = parts[name].task(name)
+        predictions[name] = list(engines[name].predict(task, public))
+        tally = Tally(task)
+        for example, prediction in zip(public, predictions[name], strict=True):
+            tally.add(example, prediction)
+        figures[name] = tally.report()
     weights = Weights.load(output / "select")
     where = str(output / "read"), str(output / "select")
     joint, with_voices = load_joint(*where), load_joint(*where, voices=True)

@@ -306,7 +306,7 @@ def fit_voices(output: Path, work: Path) -> dict[str, Any]:
             folder = work / "folds" / str(fold)
             found, asked = _fold_logits(output, folder), fold_questions(prepared, fold)
             tempered = {
-                kind: [np.asarray(found[kind][one.id]) / select.temperature for one in examples]
+                kind: [np.asarray(found[kind][one.id]) / parts["select"].meta.temperature for one in examples]
                 for kind, examples in asked.items()
             }
             stacked += rows(asked, tempered, taught_voices(folder / "data")[0])

@@ -23,6 +23,7 @@ LAYERS = [
     "training",
     "corpus",
     "api",
+    "scale",
     "ui",
     "service",
     "bench",

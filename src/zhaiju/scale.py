@@ -7,9 +7,8 @@ says what the folder was begun with; nothing else may go on in it. `_SUCCESS` is
 ids of its rows in their order; ids being unique, every row then came out exactly once.
 
 Here a part follows the other in this process, whose engine uses every core. On Ray the same worker is a class that Daft
-runs, one instance a CPU. An instance that dies is started anew and its part answered anew: by Daft four times, by us
-for as long as that brings parts. Each machine must have zhaiju, and reach input, models and output under the same
-addresses with its own keys.
+runs, one instance a CPU. One that dies is made anew, and its part answered anew. Each machine must have zhaiju, and
+reach input, models and output under the same addresses with its own keys.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import json
 import os
 import posixpath
 import re
+import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -53,7 +53,10 @@ PART_ROWS = 1_000
 MANIFEST = "_manifest.json"
 SUCCESS = "_SUCCESS"
 
+MOST_TRIES = 5  # of a part, on a cluster
+
 _VERSION = 1
+_NAMESPACE = "zhaiju"
 _QUESTIONS = (ANSWER, "read", "select")
 _ROWS = JSONL_SUFFIXES | parquet.SUFFIXES  # what is read in a folder of input
 _QUOTE = {
@@ -448,24 +451,45 @@ def _here(
         worker.close()
 
 
+class Tries:
+    """How often each part was begun: one that takes every worker with it must not be begun for ever."""
+
+    def __init__(self) -> None:
+        self._begun: dict[int, int] = {}
+
+    def begin(self, number: int) -> int:
+        """Count a try of a part; gives how many there were."""
+        self._begun[number] = self._begun.get(number, 0) + 1
+        return self._begun[number]
+
+
 class OnDaft:
     """A `Worker` that Daft makes where it runs: parts come as JSON, and what went wrong goes back as JSON."""
 
-    def __init__(self, work: dict[str, Any], identity: dict[str, Any], output: str, kind: str) -> None:
+    def __init__(self, work: dict[str, Any], identity: dict[str, Any], output: str, kind: str, tries: str) -> None:
         self._worker: Worker | None = None
         self._make = partial(Worker, Work(**work), identity, output, kind)
+        self._tries = tries
 
     def answer(self, part: str) -> str:
         """Answer a part; gives its number, and the kind and words of an error or nothing."""
+        ray = importlib.import_module("ray")
         asked = Part(**json.loads(part))
-        error: ZhaijuError | None = None
+        told = None
         try:
+            tries = ray.get(ray.get_actor(self._tries, namespace=_NAMESPACE).begin.remote(asked.number))
+            if tries > MOST_TRIES:
+                raise DataError(
+                    f"took {MOST_TRIES} workers with it",
+                    file=asked.address,
+                    row=f"#{asked.first + 1} to #{asked.first + asked.rows}",
+                    expected="memory enough, and smaller parts or batches",
+                )
             if self._worker is None:
                 self._worker = self._make()
             self._worker.answer(asked)
-        except ZhaijuError as caught:
-            error = caught
-        told = None if error is None else [type(error).__name__, str(error)]
+        except ZhaijuError as error:
+            told = [type(error).__name__, str(error)]
         return json.dumps({"number": asked.number, "error": told})
 
 
@@ -477,46 +501,34 @@ def _on_ray(
     kind: str,
     advance: Callable[[int], None],
 ) -> None:
-    """The same by Daft on Ray; where workers died more often than Daft makes them anew, it is asked again."""
-    daft, failure = _daft(), importlib.import_module("ray.exceptions").RayError
-    storage = Storage(output)
-    left = {part.number: part for part in parts}
+    daft, ray = _daft(), importlib.import_module("ray")
+    rows = {part.number: part.rows for part in parts}
     try:
         with cluster.connected() as workers:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 daft.set_runner_ray(noop_if_initialized=True)
-            while left:
-                before = len(left)
-                try:
-                    for number in _by_daft(daft, work, identity, list(left.values()), output, kind, workers):
-                        advance(left.pop(number).rows)
-                except (failure, RuntimeError, daft.exceptions.DaftCoreException) as error:
-                    present = set(storage.names())  # what was written and not told
-                    for number in [number for number, part in left.items() if part.name(kind) in present]:
-                        advance(left.pop(number).rows)
-                    if len(left) == before:
-                        raise OutputError(
-                            f"cannot write {output}: the cluster answers nothing: {_first(error)}"
-                        ) from error
-    except OSError as error:
-        raise OutputError(f"cannot write {output}: {error}") from error
-
-
-def _by_daft(
-    daft: Any, work: Work, identity: Mapping[str, Any], parts: list[Part], output: str, kind: str, workers: int
-) -> Iterator[int]:
-    """The numbers of the parts as Daft's runner is done with them."""
-    made = daft.cls(OnDaft, cpus=1, max_concurrency=min(workers, len(parts)))
-    worker = made(asdict(work), dict(identity), output, kind)
-    frame = daft.from_pydict({"part": [json.dumps(asdict(part)) for part in parts]})
-    frame = frame.into_partitions(len(parts)).select(worker.answer(daft.col("part")).alias("told"))
-    for row in frame.iter_rows():
-        told = json.loads(row["told"])
-        if told["error"]:
-            name, words = told["error"]
-            raise {"ConfigError": ConfigError, "OutputError": OutputError}.get(name, DataError)(words)
-        yield int(told["number"])
+            name = f"tries-{uuid.uuid4()}"
+            tries = ray.remote(num_cpus=0)(Tries).options(name=name, namespace=_NAMESPACE).remote()
+            made = daft.cls(
+                OnDaft,
+                cpus=1,
+                max_concurrency=min(workers, len(parts)),
+                # Daft's own limit is 4 for each worker, beyond which it starts everything anew, again and again.
+                ray_options={"max_restarts": -1, "max_task_retries": -1},
+            )
+            worker = made(asdict(work), dict(identity), output, kind, name)
+            frame = daft.from_pydict({"part": [json.dumps(asdict(part)) for part in parts]})
+            frame = frame.into_partitions(len(parts)).select(worker.answer(daft.col("part")).alias("told"))
+            for row in frame.iter_rows():
+                told = json.loads(row["told"])
+                if told["error"]:
+                    known, words = told["error"]
+                    raise {"ConfigError": ConfigError, "OutputError": OutputError}.get(known, DataError)(words)
+                advance(rows[told["number"]])
+            del tries
+    except (OSError, RuntimeError, ray.exceptions.RayError, daft.exceptions.DaftCoreException) as error:
+        raise OutputError(f"cannot write {output}: {_first(error)}; give the command again to go on") from error
 
 
 def _daft() -> Any:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import importlib
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from typing import Any
 
@@ -63,7 +64,8 @@ def connected() -> Iterator[int]:
         warnings.simplefilter("ignore")  # that Ray's processes are started by one that has used Lance
         ray.init(address=address, log_to_driver=False, logging_level="error", **local)
     try:
-        yield _workers(ray)
+        with redirect_stdout(sys.stderr):  # Ray prints what it has to say of dead workers
+            yield _workers(ray)
     finally:
         ray.shutdown()
 

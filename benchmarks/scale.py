@@ -43,6 +43,7 @@ TARGET_PARAGRAPHS = 100_000_000
 TARGET_RATE = 1_000.0
 BUSY = 0.6  # share of the time that a core is to be busy
 SEARCH_BUDGET = 0.1  # seconds, mean, that a search of a shard may take
+REACH = 10  # times the largest shard measured, to which figures are drawn on
 SIMULATED = 20_000  # questions
 HOP = 0.001  # seconds for a message to another machine and what it takes to send it
 COPIES = 2  # of what is stored
@@ -287,17 +288,18 @@ def make_plan(figures: dict[str, Any], shard: int, precision: str = "int8") -> P
         shard=shard,
         shards=math.ceil(TARGET_PARAGRAPHS / shard),
         search=search,
-        searchers=math.ceil(TARGET_RATE * search / BUSY),
+        searchers=math.ceil(round(TARGET_RATE * search / BUSY, 6)),
         answer=answer,
-        answerers=math.ceil(TARGET_RATE * answer / BUSY),
+        answerers=math.ceil(round(TARGET_RATE * answer / BUSY, 6)),
         rate=TARGET_RATE,
     )
 
 
 def largest_shard(figures: dict[str, Any]) -> int:
-    """The largest of a row of round sizes whose search, by the line, keeps to the budget."""
+    """The largest of a row of round sizes whose search, by the line, keeps to the budget; the line is not drawn far."""
     sizes = [base * 10**power for power in (3, 4, 5, 6) for base in (1, 2, 5)] + [10_000_000]
-    fitting = [size for size in sizes if line(figures["shards"]).at(size) <= SEARCH_BUDGET]
+    most = REACH * max(row["paragraphs"] for row in figures["shards"])
+    fitting = [size for size in sizes if size <= most and line(figures["shards"]).at(size) <= SEARCH_BUDGET]
     return max(fitting, default=sizes[0])
 
 
@@ -310,6 +312,7 @@ class Simulated:
 
     searching_busy: float
     answering_busy: float
+    mean: float
     median: float
     p99: float
     search_p99: float
@@ -355,6 +358,7 @@ def simulate(plan: Plan, spread: Floats, *, shards: int | None = None, seed: int
     return Simulated(
         searching_busy=worked / span / count / plan.searchers,
         answering_busy=answer_work / span / plan.answerers,
+        mean=float(seconds.mean()),
         median=float(np.median(seconds)),
         p99=float(np.quantile(seconds, 0.99)),
         search_p99=float(np.quantile((found - arrivals)[settled], 0.99)),
@@ -395,116 +399,127 @@ def ms(seconds: float) -> str:
 
 
 def page(figures: dict[str, Any]) -> Iterator[str]:
+    """The page's paragraphs and tables."""
     shards, cost = figures["shards"], line(figures["shards"])
     largest = max(shards, key=lambda row: row["paragraphs"])
     plan = make_plan(figures, largest_shard(figures))
+    fp32 = make_plan(figures, plan.shard, "fp32")
+    searching = plan.shards * plan.searchers
     stored = largest["bytes"] * TARGET_PARAGRAPHS / 1e9
     hours = plan.cores / (plan.rate * 3600) * 1e6
-    memory = max(largest["memory"], 0) / 1e6
-    loaded = max(figures["load"]) > LOADED
-    fp32 = make_plan(figures, plan.shard, "fp32")
+    memory = max(0, *(row["memory"] for row in shards)) / 1e6
+    worst = largest["search_cpu"] / largest["paragraphs"]
+    slowest = plan.search * max(largest["search_cpus"]) / largest["search_cpu"]
+    traffic = TARGET_RATE * plan.shards * CANDIDATES * 3 * largest["characters"] / 1e9
+    busiest = max(figures["load"])
+    quiet = (
+        "The machine was quiet."
+        if busiest <= LOADED
+        else f"**The machine was busy with other work** (up to {busiest:.1f} processes waiting for each core): times on "
+        "the clock are too long by far, CPU times by somewhat. To be measured again on a quiet one."
+    )
     yield f"""# 100 million paragraphs, 1,000 questions a second
 
-A plan on paper. Nothing here was run at that size; every number is measured on one small machine, computed from what
-was, or simulated, and says which. `python benchmarks/scale.py --output docs/scale.md` measures, computes and simulates
-it all anew, and writes this page.
+A plan on paper. Nothing here was run at that size: every number is measured on one small machine, computed from what
+was, or simulated, and the headings say which. `python benchmarks/scale.py --output docs/scale.md` does all three anew and
+writes this page.
 
-Measured on {figures["date"]}: {figures["machine"]}. {
-        "**The machine was busy with other work** (up to "
-        + f"{max(figures['load']):.1f} processes waiting for each core): times on the clock are too long, CPU times "
-        "somewhat. To be measured again on a quiet one."
-        if loaded
-        else "The machine was quiet."
-    }
+Measured on {figures["date"]}: {figures["machine"]}. {quiet}
 
 ## Measured
 
-The index (a LanceDB table, searched by words) at three sizes, of made-up paragraphs with {
-        MEAN_LENGTH
-    } characters or so, whose
-words are as unevenly common as words are; {QUESTIONS} questions of about ten characters each, the best {CANDIDATES}
-paragraphs wanted."""
+The index (a LanceDB table, searched by words) at {len(shards)} sizes, of made-up paragraphs of about
+{MEAN_LENGTH} characters whose words are as unevenly common as words are; {QUESTIONS} questions of a dozen characters,
+the best {CANDIDATES} paragraphs wanted."""
     yield table(
         ["paragraphs", "characters each", "bytes each", "CPU to build, each", "CPU of a search", "clock: median",
          "clock: p99", "memory while searching"],
         [
-            [f"{row['paragraphs']:,}", f"{row['characters']:.0f}", f"{row['bytes']:.0f}", ms(row["build_cpu"]),
+            [f"{row['paragraphs']:,}", f"{row['characters']:.0f}", f"{row['bytes']:,.0f}", ms(row["build_cpu"]),
              ms(row["search_cpu"]), ms(row["search_median"]), ms(row["search_p99"]),
              f"{max(row['memory'], 0) / 1e6:.0f} MB"]
             for row in shards
         ],
     )  # fmt: skip
     yield (
-        f"Through the two largest: a search takes {ms(cost.fixed)} and {ms(1e6 * cost.each)} more for each million "
-        "paragraphs."
+        f"A straight line through the two largest: a search takes {ms(cost.fixed)}, and {ms(1e6 * cost.each)} more for "
+        "each million paragraphs."
     )
-    yield f"Selecting from {CANDIDATES} such paragraphs and reading one, with the starter, one thread, many at a time:"
+    yield (
+        f"Selecting from {CANDIDATES} such paragraphs and reading one, with the starter on one thread, "
+        f"{QUESTIONS} questions in batches:"
+    )
     yield table(
-        ["precision", "by", "CPU a question"],
+        ["precision", "computed by", "CPU of a question"],
         [[row["precision"], row["backend"], ms(row["cpu"])] for row in figures["answering"]],
     )
     yield f"""## Computed
 
 Paragraphs are dealt out to shards. A question goes to every shard, each gives its best {CANDIDATES}, the best
-{CANDIDATES} of all are selected from, one is read. With N paragraphs in S shards, Q questions a second, and a search
-that takes a + b·n CPU seconds on n paragraphs:
+{CANDIDATES} of all are selected from, one is read. With N paragraphs in S shards, Q questions a second, a search that
+takes a + b·n CPU seconds among n paragraphs, and c to select and read:
 
-- cores that search: Q · (S·a + N·b) / u, where u = {BUSY} is how busy a core may be
-- cores that select and read: Q · c / u, where c is the CPU time above
-- so large shards cost less, until one search takes longer than may be waited for ({ms(SEARCH_BUDGET)} here)"""
-    options = sorted({100_000, 1_000_000, 10_000_000, plan.shard})
+- cores that search: Q · (S·a + N·b) / u, where u = {BUSY} is how busy a core may be;
+- cores that select and read: Q · c / u;
+- so large shards cost less, until one search takes longer than may be waited for: {ms(SEARCH_BUDGET)} here.
+
+The line is drawn on to {REACH} times the largest index measured, no further. Because two points make a line whatever
+they are, the last column has what a search would take if it grew in proportion to the paragraphs, which is the worst."""
     yield table(
-        ["paragraphs in a shard", "shards", "CPU of a search", "cores of each", "cores that search", ""],
+        ["paragraphs in a shard", "shards", "CPU of a search", "cores of a shard", "cores that search", "",
+         "CPU of a search, at worst"],
         [
             [f"{size:,}", f"{one.shards:,}", ms(one.search), f"{one.searchers:,}", f"{one.shards * one.searchers:,}",
-             " ".join(note for note, true in (("**the plan**", size == plan.shard),
-                                              ("beyond what was measured", size > largest["paragraphs"])) if true)]
-            for size in options for one in [make_plan(figures, size)]
+             "**the plan**" if size == plan.shard else "", ms(max(one.search, worst * size))]
+            for size in sorted({largest["paragraphs"], largest["paragraphs"] * REACH, plan.shard})
+            for one in [make_plan(figures, size)]
         ],
     )  # fmt: skip
-    yield f"""The plan, with int8 readers:
+    yield "The plan, with int8:"
+    yield table(
+        ["", ""],
+        [
+            ["shards", f"{plan.shards:,} of {plan.shard:,} paragraphs"],
+            ["cores that search", f"{searching:,}: {plan.searchers:,} for each shard, on two machines or more"],
+            ["cores that select and read", f"{plan.answerers:,} (fp32: {fp32.answerers:,})"],
+            ["stored", f"{stored:,.0f} GB; {COPIES} copies {COPIES * stored:,.0f} GB"],
+            ["memory of a shard", f"{largest['bytes'] * plan.shard / 1e9:.2f} GB of index in the page cache, and "
+             f"{memory:.0f} MB a process"],
+            ["memory in all, two machines a shard", f"{COPIES * (stored + memory * plan.shards / 1000):,.0f} GB"],
+            ["building the index", f"{largest['build_cpu'] * TARGET_PARAGRAPHS / 3600:,.0f} CPU-hours, once"],
+            ["a million questions", f"{hours:,.0f} CPU-hours"],
+        ],
+    )  # fmt: skip
+    yield f"""Money, an hour: cores · price of a core-hour + GB of memory · price of a GB-hour; a month: GB stored · price of a
+GB-month. No prices here: they age faster than this page.
 
-| | |
-|---|---|
-| shards | {plan.shards:,} of {plan.shard:,} paragraphs |
-| cores that search | {plan.shards * plan.searchers:,} ({plan.searchers:,} for each shard, as replicas of it on as many machines as one likes) |
-| cores that select and read | {plan.answerers:,} (fp32: {fp32.answerers:,}) |
-| stored | {stored:.0f} GB, {COPIES} copies {COPIES * stored:.0f} GB |
-| memory of a shard | {largest["bytes"] * plan.shard / 1e9:.2f} GB of index, to be kept in the page cache, and {memory:.0f} MB a process |
-| memory in all, two machines holding each shard | {COPIES * (stored + memory * plan.shards / 1000):.0f} GB |
-| building the index | {largest["build_cpu"] * TARGET_PARAGRAPHS / 3600:.0f} CPU-hours, once |
-| a million questions | {hours:.0f} CPU-hours |
+Latency without queues: {ms(HOP)} to the shards, {ms(plan.search)} for a mean search ({ms(slowest)} for the slowest of its
+kind that was seen), {ms(HOP)} back, {ms(HOP)} to a reader, {ms(plan.answer)} there, {ms(HOP)} back.
 
-Money: (cores · price of a core-hour + GB of memory · price of a GB-hour) for each hour, and GB stored · price of a
-GB-month for each month. No prices here: they age faster than this page.
+## Simulated
 
-Latency, without queues: {ms(HOP)} to the shards, {ms(plan.search)} for a mean search and {ms(plan.search * float(np.max(largest["search_cpus"])) / largest["search_cpu"])} for the slowest kind seen,
-{ms(HOP)} back, {ms(HOP)} to a reader, {ms(plan.answer)} there, {ms(HOP)} back."""
-    yield """## Simulated
-
-Each core of each shard and each reading core, first come, first served, 20,000 questions that come at random;
-`python benchmarks/scale.py --simulate` does it again from the figures in `docs/scale.json`. It stops with an error where a
-core is not as busy as the arithmetic says, within 3 %."""
+Every core of every shard and every reading core, first come, first served; {SIMULATED:,} questions that come at random.
+`python benchmarks/scale.py --simulate` does it again from the figures in `docs/scale.json`, and ends with an error where
+cores are not as busy as the arithmetic says, to within 3 %."""
     yield table(
         ["", "searching cores busy: computed", "simulated", "reading cores busy: computed", "simulated", "median",
-         "p99", "of it until the last shard"],
+         "p99", "p99 until the last shard has answered"],
         [
             [name, f"{case.searching_busy:.3f}", f"{seen.searching_busy:.3f}", f"{case.answering_busy:.3f}",
              f"{seen.answering_busy:.3f}", ms(seen.median), ms(seen.p99), ms(seen.search_p99)]
             for name, case, seen in simulations(figures, plan)
         ],
     )  # fmt: skip
-    share = plan.shards * plan.searchers / plan.cores
     yield f"""## What it says
 
-- Searching is {share:.0%} of the cores. A question is looked for in all paragraphs; whatever keeps it out of some shards
-  (a topic, a customer, a language, a cache of questions asked before) saves that share of it.
-- The slowest of {plan.shards:,} shards decides: half of all questions wait for a search that is among the longest kind.
-- What is beyond {largest["paragraphs"]:,} paragraphs in a shard is a straight line drawn on; Lance skips blocks that cannot win, so
-  it may do better, and disks and memory that no longer hold a shard will do worse. Measure a shard before buying it.
-- Not in it: vectors (4 bytes · dimension more for each paragraph), documents that change, machines that fail (but for
-  the tenth above), the network's bandwidth ({TARGET_RATE * plan.shards * CANDIDATES * 4 * largest["characters"] / 1e9:.1f} GB a second come together from the shards if they send
-  texts and not only scores)."""
+- Searching is {searching / plan.cores:.0%} of the cores, because every question is looked for among all paragraphs. Whatever keeps
+  it out of some shards (a customer, a topic, a language), or answers it from a cache, saves that share.
+- The slowest of {plan.shards:,} shards decides how long a question takes, so the tail of one search is the usual case of
+  all of them: the median above is near the slowest search, not near the mean one.
+- Before any machine is bought: build one shard of {plan.shard:,} paragraphs of your own and measure it by this script's
+  `search`. Your paragraphs are not made up, and the column "at worst" is {max(1, worst * plan.shard / plan.search):.1f} times the plan's.
+- Not in it: vectors (4 bytes · their dimension more a paragraph), documents that change, the hour after a machine has
+  failed, and the network: {traffic:.1f} GB a second come together from the shards if they send texts and not only scores."""
 
 
 def main() -> None:

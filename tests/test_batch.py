@@ -15,6 +15,7 @@ from dataclasses import replace
 from importlib.resources import files as resources
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +34,7 @@ from zhaiju.inference.engine import make_engine
 from zhaiju.modeling.checkpoint import Meta, Shape, from_scratch, load, save
 from zhaiju.scale import MANIFEST, SUCCESS, Report, Work
 
+ROOT = Path(__file__).parents[1]
 SAMPLE = Path(str(resources("zhaiju.starter") / "sample"))
 READ = Work(task="read", model="starter")
 
@@ -451,7 +453,7 @@ def test_everything_may_lie_in_a_bucket(run, bucket, tmp_path):  # noqa: F811
     code, out, err = run("predict", "starter", f"{bucket}/in/", "-o", f"{bucket}/out", "--part-rows", "4", "--json")
     assert (code, json.loads(out)) == (0, {"count": 10, "parts": 3, "answered": 3}), err
     written = Storage(f"{bucket}/out")
-    assert written.names() == [MANIFEST, SUCCESS, *(f"part-0000{n}.parquet" for n in range(3))]
+    assert written.names() == [SUCCESS, MANIFEST, *(f"part-0000{n}.parquet" for n in range(3))]
     found = [row for n in range(3) for row in scale.ids_of(written.read(f"part-0000{n}.parquet"), "parquet")]
     assert found == [f"q{n}" for n in range(10)]
     code, out, err = run("predict", "starter", f"{bucket}/in/", "-o", f"{bucket}/out", "--part-rows", "4", "--json")
@@ -561,3 +563,37 @@ def test_cluster_that_is_not_there_is_told(ray, tmp_path, monkeypatch):
     _, said = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "no Ray cluster at 127.0.0.1:9: Connection refused" in said.splitlines()[-1]
+
+
+# --- the plan on paper
+
+
+@pytest.fixture
+def paper(monkeypatch):
+    spec = importlib.util.spec_from_file_location("scale_benchmark", ROOT / "benchmarks" / "scale.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "scale_benchmark", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_simulation_knows_what_queueing_theory_knows(paper, monkeypatch):
+    """A single server with constant service times (M/D/1): the mean wait is ρ·s / 2(1 - ρ)."""
+    monkeypatch.setattr(paper, "SIMULATED", 60_000)
+    plan = paper.Plan(shard=1, shards=1, search=0.06, searchers=1, answer=1e-6, answerers=1, rate=10.0)
+    seen = paper.simulate(plan, np.ones(3))
+    wait = 0.6 * 0.06 / (2 * (1 - 0.6))
+    assert seen.mean == pytest.approx(0.06 + wait + 4 * paper.HOP, rel=0.03)
+    assert seen.searching_busy == pytest.approx(plan.searching_busy, rel=0.02) == pytest.approx(0.6, rel=0.02)
+
+
+def test_plan_holds_what_its_formulas_say(paper):
+    figures = {
+        "shards": [{"paragraphs": n, "search_cpu": 0.004 + 2e-8 * n} for n in (1_000, 10_000, 100_000)],
+        "answering": [{"precision": "int8", "cpu": 0.03}],
+    }
+    assert paper.largest_shard(figures) == 1_000_000
+    plan = paper.make_plan(figures, 1_000_000)
+    assert (plan.shards, plan.search) == (100, pytest.approx(0.024))
+    assert (plan.searchers, plan.answerers) == (40, 50)  # 1,000 a second · 0.024 s / 0.6, · 0.03 s / 0.6
+    assert plan.cores == 100 * 40 + 50

@@ -190,7 +190,9 @@ def _file_system(address: str) -> tuple[Any, str]:
             return found, path
         endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
         protocol, _, host = endpoint.partition("://")
-        options: dict[str, Any] = {"scheme": protocol, "endpoint_override": host.rstrip("/")} if endpoint else {}
+        options: dict[str, Any] = {"allow_delayed_open": True}  # so that what is small is one PUT
+        if endpoint:
+            options |= {"scheme": protocol, "endpoint_override": host.rstrip("/")}
         if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
             options["region"] = region
         retry = fs.AwsStandardS3RetryStrategy(max_attempts=5)

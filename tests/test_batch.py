@@ -408,9 +408,12 @@ def test_missing_library_is_told(calls, run, tmp_path, monkeypatch):
 
 
 def test_hub_checkpoint_that_cannot_be_had_is_told(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    def refuse(*given):
+        raise OSError("the hub cannot be reached")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
     data = write(tmp_path / "q.jsonl", rows(3))
-    with pytest.raises(CheckpointError, match="cannot load nobody/nothing"):
+    with pytest.raises(CheckpointError, match="cannot load nobody/nothing: the hub cannot be reached"):
         scale.run(replace(READ, model="nobody/nothing"), str(data), str(tmp_path / "out"))
 
 

@@ -24,6 +24,7 @@ LAYERS = [
     "corpus",
     "api",
     "integrations",
+    "scale",
     "ui",
     "service",
     "bench",

@@ -12,8 +12,8 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, fields, replace
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
@@ -74,6 +74,14 @@ Split = Annotated[
     str | None, typer.Option(help="intent: which part of a CLINC150 file: train, val or test. Default: test.")
 ]
 Bio = Annotated[str, typer.Option(help="slots: a malformed tag is an error (strict), or read as B- (repair).")]
+PartRows = Annotated[
+    int | None,
+    typer.Option(help="Write a folder of files with this many rows each. Default where -o ends with /: 1000.", min=1),
+]
+PartFormat = Annotated[str | None, typer.Option("--format", help="Of these files: parquet or jsonl. Default: parquet.")]
+On = Annotated[
+    str, typer.Option(help="Where they are made: local, or ray (the cluster at RAY_ADDRESS, else one started here).")
+]
 SkipFaulty = Annotated[bool, typer.Option("--skip-faulty", help="Leave faulty rows out, counted, instead of stopping.")]
 
 
@@ -658,10 +666,12 @@ def evaluate(
 @app.command(epilog="Example: zhaiju predict runs/read public.json --context context.json -o predictions.json")
 def predict(
     what: Annotated[str, typer.Argument(help="starter, a run, a checkpoint directory or a hub id.")],
-    data: Annotated[Path, typer.Argument(help="Questions, labelled or not.")],
+    data: Annotated[str, typer.Argument(help="Questions, labelled or not; with parts also a folder, or an address.")],
     output: Annotated[
-        Path,
-        typer.Option("-o", "--output", help=".json {id: prediction}, .csv or .jsonl with all details."),
+        str,
+        typer.Option(
+            "-o", "--output", help=".json {id: prediction}, .csv, .jsonl with all details; out/ or s3://…: parts."
+        ),
     ],
     context: ContextFile = None,
     task: Annotated[str | None, typer.Option(help="Default: the checkpoint's own, else read.")] = None,
@@ -681,23 +691,38 @@ def predict(
         ),
     ] = False,
     skip_faulty: SkipFaulty = False,
+    part_rows: PartRows = None,
+    part_format: PartFormat = None,
+    on: On = "local",
     as_json: AsJson = False,
 ) -> None:
     """Predict and write the predictions.
 
     select gives the index (or name) of a paragraph, read a quote, intent a class, slots the tags joined by spaces.
+    Parts (-o out/, --part-rows, --on ray) go on where they were killed.
     """
-    _check_output(output)
+    if _in_parts(output, part_rows, part_format, on):
+        if abstain:
+            raise ConfigError("--abstain is for a single file; parts have the score of every row")
+        _answer_in_parts(
+            data, output, part_rows, part_format, on, as_json,
+            task=_task_name(what, task), model=what, context=context, window=window, overlap=overlap,
+            max_answer_chars=max_answer_chars, backend=backend, precision=precision, batch_tokens=batch_tokens,
+            split=split or "test", bio=_bio(bio), skip_faulty=skip_faulty,
+        )  # fmt: skip
+        return
+    source, target = Path(data), Path(output)
+    _check_output(target)
     name = _task_name(what, task)
-    examples = _open_examples(name, data, context, skip_faulty, split=split or "test", bio=bio)
+    examples = _open_examples(name, source, context, skip_faulty, split=split or "test", bio=bio)
     engine, checkpoint = _load(what, name, window, overlap, backend, precision, batch_tokens)
     chosen = checkpoint.task(name, max_answer_chars=max_answer_chars)
     threshold = _threshold(checkpoint) if abstain else None
     count = abstained = 0
     with (
-        _reading(data, examples),
+        _reading(source, examples),
         ui.progress("predicting", examples.count) as advance,
-        _writing_predictions(output, COLUMNS[name], threshold) as write,
+        _writing_predictions(target, COLUMNS[name], threshold) as write,
     ):
         for prediction in engine.predict(chosen, examples, progress=advance):
             write(prediction)
@@ -706,7 +731,7 @@ def predict(
     report: dict[str, Any] = {"count": count}
     if threshold is not None:
         report |= {"threshold": threshold, "abstained": abstained}
-    _print_figures(str(output), report, as_json)
+    _print_figures(output, report, as_json)
 
 
 def _lexical(context: Path, weights: Weights | None) -> Lexical:
@@ -741,11 +766,16 @@ def _least(prediction: Any) -> float:
     epilog="Example: zhaiju answer context.json private.json --selector runs/select --reader runs/read -o out.json"
 )
 def answer(
-    context: Annotated[Path, typer.Argument(help="The paragraphs, a JSON list of texts.")],
-    questions: Annotated[Path, typer.Argument(help="Questions with their candidate paragraphs.")],
+    context: Annotated[str, typer.Argument(help="The paragraphs, a JSON list of texts.")],
+    questions: Annotated[
+        str,
+        typer.Argument(help="Questions with their candidate paragraphs; with parts also a folder, or an address."),
+    ],
     output: Annotated[
-        Path,
-        typer.Option("-o", "--output", help=".json {id: answer}, .csv (id,answer) or .jsonl with all details."),
+        str,
+        typer.Option(
+            "-o", "--output", help=".json {id: answer}, .csv, .jsonl with all details; out/ or s3://…: parts."
+        ),
     ],
     reader: Annotated[str, typer.Option(help="starter, a run, a checkpoint directory or a hub id.")] = "starter",
     selector: Annotated[
@@ -785,12 +815,18 @@ def answer(
     details: Annotated[
         Path | None, typer.Option(help="Write each answer with its source and outcome, as JSONL.")
     ] = None,
+    part_rows: PartRows = None,
+    part_format: PartFormat = None,
+    on: On = "local",
     show: Annotated[int, typer.Option(help="Show this many answers, highlighted in their paragraphs.", min=0)] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Select a paragraph, read the answer in it, and write the answers. Labelled questions are also scored."""
-    from zhaiju.corpus.voices import Weights
-    from zhaiju.inference.answer import PIPELINE, Answerer, Joint, Shortcuts, load_joint, save_joint
+    """Select a paragraph, read the answer in it, and write the answers. Labelled questions are also scored.
+
+    Not where parts are written (-o out/, --part-rows, --on ray), which go on where they were killed: see zhaiju score.
+    """
+    from zhaiju.corpus.joined import join_up
+    from zhaiju.inference.answer import Shortcuts, save_joint
     from zhaiju.training import evaluate as evaluation
 
     if pipeline and (fit or k is not None or weight is not None):
@@ -804,34 +840,34 @@ def answer(
     shortcuts = Shortcuts(prefilter, certain)
     if shortcuts != Shortcuts() and selector is None:
         raise ConfigError("--prefilter and --certain spare a selector work; name one with --selector")
-    _check_output(output, details)
-    examples = _open_examples("read", questions, context, skip_faulty)
-    reading, checkpoint = _load(reader, "read", window, overlap, backend, precision, batch_tokens)
-    selecting = where = select_task = weights = fitted = None
-    if selector is not None:
-        selecting, chosen = _load(selector, "select", window, overlap, backend, precision, batch_tokens)
-        where, select_task = chosen.where, chosen.task("select")
-        weights = Weights.load(where)
-    if where is not None and not fit and not pipeline:
-        fitted = load_joint(checkpoint.where, where, voices=weights is not None)
-        if fitted is None and weights is not None and (fitted := load_joint(checkpoint.where, where)):
-            weights = None  # fitted with BM25's scores, before there were others
-    task = checkpoint.task("read", max_answer_chars=max_answer_chars)
-    unfitted = Joint() if weights is None else Joint(lexical=1.0, selector=weights.selector)
-    lexical = shortcuts != Shortcuts() or (not pipeline and (weights is not None or selector == "starter"))
-    answerer = Answerer(
-        reading,
-        selecting,
-        read_task=task,
-        select_task=select_task,
-        joint=PIPELINE if pipeline else fitted or unfitted,
-        lexical=_lexical(context, weights) if lexical else None,
+    if _in_parts(output, part_rows, part_format, on):
+        if fit is not None or details is not None or show:
+            raise ConfigError("--fit, --details and --show are for a single file; leave them out")
+        _answer_in_parts(
+            questions, output, part_rows, part_format, on, as_json,
+            task="answer", model=reader, selector=selector, context=context, pipeline=pipeline, k=k, weight=weight,
+            prefilter=prefilter, certain=certain, window=window, overlap=overlap, max_answer_chars=max_answer_chars,
+            backend=backend, precision=precision, batch_tokens=batch_tokens, skip_faulty=skip_faulty,
+        )  # fmt: skip
+        return
+    source, target, paragraphs = Path(questions), Path(output), Path(context)
+    _check_output(target, details)
+    examples = _open_examples("read", source, paragraphs, skip_faulty)
+    pair = join_up(
+        lambda what, task: _load(what, task, window, overlap, backend, precision, batch_tokens),
+        reader,
+        selector,
+        lexical=partial(_lexical, paragraphs),
+        pipeline=pipeline,
+        refit=fit is not None,
         shortcuts=shortcuts,
+        max_answer_chars=max_answer_chars,
     )
+    answerer = pair.answerer
     if fit is not None:
-        labelled = _read_examples("read", fit, context, skip_faulty)
+        labelled = _read_examples("read", fit, paragraphs, skip_faulty)
         with _reading(fit), ui.progress("fitting k and λ", len(labelled)) as advance:
-            joint, grid = answerer.fit(labelled, base=None if weights is None else unfitted, progress=advance)
+            joint, grid = answerer.fit(labelled, base=pair.unfitted if pair.weights else None, progress=advance)
         best = next(entry for entry in grid if (entry["k"], entry["weight"]) == (joint.k, joint.weight))
         about = {
             "fitted_on": fit.name,
@@ -840,24 +876,23 @@ def answer(
             "f1": best["f1"],
             "pipeline_em": grid[0]["em"],
         }
-        kept = save_joint(checkpoint.where, where or "", joint, about, voices=weights is not None)
+        kept = save_joint(pair.reader.where, pair.selector or "", joint, about, voices=pair.weights is not None)
         ui.note(
             f"k {joint.k}, λ {joint.weight:g}: EM {best['em']:.4f} on {fit}, "
             f"pipeline {grid[0]['em']:.4f}; kept in {kept}"
         )
-    elif where is not None and not pipeline and fitted is None and k is None and weight is None:
+    elif pair.selector is not None and not pipeline and not pair.fitted and k is None and weight is None:
         ui.note("k and λ were not fitted for this pair (see --fit); the selector alone decides")
-    if k is not None or weight is not None:
-        now = answerer.joint
-        answerer.joint = replace(now, k=now.k if k is None else k, weight=now.weight if weight is None else weight)
-    tally = evaluation.Tally(task, reading.encoding)
+    pair.weigh(k, weight)
+    task = answerer.read_task
+    tally = evaluation.Tally(task, pair.reader.encoding)
     count = right = 0
     shown: list[tuple[QAExample, ReadPrediction]] = []
     with (
-        _reading(questions, examples),
+        _reading(source, examples),
         ui.progress("answering", examples.count) as advance,
         _writing_details(details, outcomes=examples.labelled) as write_details,
-        _writing_predictions(output, COLUMNS["read"]) as write,
+        _writing_predictions(target, COLUMNS["read"]) as write,
     ):
         for example, prediction in evaluation.together(partial(answerer.predict, progress=advance), examples):
             kind = None
@@ -882,7 +917,7 @@ def answer(
         report |= {"accuracy": right / known} | tally.outcomes()
     for example, prediction in shown:
         _show_answer(example, prediction)
-    _print_figures(str(output), report, as_json)
+    _print_figures(output, report, as_json)
 
 
 @app.command(epilog="Example: zhaiju export runs/read -o exported --precision int8 --data public.json")
@@ -1498,13 +1533,11 @@ def _load(
     precision: str,
     batch_tokens: int,
 ) -> tuple[Engine, Checkpoint]:
-    from zhaiju.inference.engine import make_engine
-    from zhaiju.modeling.checkpoint import load
-    from zhaiju.modeling.memory import keep_steady
+    from zhaiju.inference.engine import open_engine
 
-    keep_steady()
-    checkpoint = load(what, task, window=window, overlap=overlap)
-    return make_engine(checkpoint, backend=backend, precision=precision, batch_tokens=batch_tokens), checkpoint
+    return open_engine(
+        what, task, window=window, overlap=overlap, backend=backend, precision=precision, batch_tokens=batch_tokens
+    )
 
 
 def _read_examples(
@@ -1539,6 +1572,48 @@ def _report_log(log: ReadLog) -> None:
         ui.note(f"{log.repaired} malformed I- tags read as B- (see --bio)")
     if log.skipped:
         ui.note(f"{len(log.skipped)} faulty rows left out, first {log.skipped[0]}")
+
+
+def _in_parts(output: str, part_rows: int | None, part_format: str | None, on: str) -> bool:
+    """Whether a folder of files is wanted, not one file."""
+    wanted = output.endswith("/") or "://" in output or part_rows is not None or on != "local"
+    if part_format is not None and not wanted:
+        raise ConfigError(f"--format is that of parts; -o {output} is a single file, whose name says it")
+    return wanted
+
+
+def _answer_in_parts(
+    data: str,
+    output: str,
+    part_rows: int | None,
+    part_format: str | None,
+    on: str,
+    as_json: bool,
+    *,
+    context: str | Path | None,
+    **settings: Any,
+) -> None:
+    from zhaiju import scale
+
+    work = scale.Work(context=None if context is None else str(context), **settings)
+    with ExitStack() as stack:
+
+        def begin(rows: int, done: int) -> Callable[[int], None]:
+            advance = stack.enter_context(ui.progress("answering", rows))
+            advance(done)
+            return advance
+
+        report = scale.run(
+            work,
+            data,
+            output,
+            part_rows=part_rows or scale.PART_ROWS,
+            kind=part_format or scale.FORMATS[0],
+            on=on,
+            read=_report_log,
+            begin=begin,
+        )
+    _print_figures(output, asdict(report), as_json)
 
 
 def _answer_value(prediction: Any, threshold: float | None = None) -> str | int:
@@ -1606,10 +1681,15 @@ def _read_predictions(path: Path) -> dict[str, str | int]:
     from zhaiju.data.formats import JSONL_SUFFIXES
     from zhaiju.data.jsonstream import JSONStream, open_text
 
+    if path.is_dir():
+        parts = sorted(part for part in path.iterdir() if re.fullmatch(r"part-\d+\.(parquet|jsonl)", part.name))
+        if not (path / "_SUCCESS").is_file():
+            raise DataError("is not complete; give the command that writes it again", file=path, expected="_SUCCESS")
+        return {row: value for part in parts for row, value in _row_predictions(part)}
     if path.suffix.lower() == ".csv":
         return dict(_csv_predictions(path))
     if path.suffix.lower() in JSONL_SUFFIXES:
-        return dict(_jsonl_predictions(path))
+        return dict(_row_predictions(path))
     with open_text(path) as stream:
         cursor = JSONStream(stream, path)
         if cursor.peek() != "{":
@@ -1629,15 +1709,18 @@ def _read_predictions(path: Path) -> dict[str, str | int]:
     return dict(values)
 
 
-def _jsonl_predictions(path: Path) -> Iterable[tuple[str, str | int]]:
+def _row_predictions(path: Path) -> Iterable[tuple[str, str | int]]:
     """What `predict` wrote with all details: of each row the answer, the tags, the class or the chosen paragraph."""
+    from zhaiju.data import parquet
     from zhaiju.data.examples import check_text
     from zhaiju.data.jsonstream import parse_json_line, read_lines
 
-    for number, line in read_lines(path):
-        if not line.strip():
-            continue
-        row = parse_json_line(line, path, number)
+    rows: Iterable[tuple[int, Any]] = (
+        enumerate(parquet.rows(path), 1)
+        if path.suffix.lower() in parquet.SUFFIXES
+        else ((number, parse_json_line(line, path, number)) for number, line in read_lines(path) if line.strip())
+    )
+    for number, row in rows:
         where = f"line {number}"
         if not isinstance(row, dict) or not isinstance(row.get("id"), str):
             raise DataError("no prediction", file=path, row=where, field="id", expected="an object with a text id")

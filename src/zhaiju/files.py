@@ -45,20 +45,31 @@ def atomic_open(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
     Raises:
         OutputError: the folder cannot be made or written, or the disk is full; `path` is then untouched.
     """
-    path = Path(path)
+    # What is no Unicode, such as a byte of a file's name, becomes an escape that JSON knows too.
+    with _atomic(Path(path), "w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
+        yield stream
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write `data`, whole or not at all."""
+    with _atomic(Path(path), "wb") as stream:
+        stream.write(data)
+
+
+@contextmanager
+def _atomic(path: Path, mode: str, **how: Any) -> Iterator[IO[Any]]:
     with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(21, "is a directory", str(path))
         if path.exists() and not path.is_file():  # /dev/stdout, a pipe: nothing to rename onto
-            with path.open("w", encoding="utf-8") as stream:
+            with path.open(mode, **how) as stream:
                 yield stream
             return
         path = path.resolve()  # a link stays a link
         descriptor, temporary = _beside(path, folder=False)
         try:
-            # What is no Unicode, such as a byte of a file's name, becomes an escape that JSON knows too.
-            with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
+            with os.fdopen(descriptor, mode, **how) as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())

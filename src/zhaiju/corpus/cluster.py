@@ -10,9 +10,10 @@ from __future__ import annotations
 import importlib
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from typing import Any
 
@@ -33,7 +34,7 @@ def build(table: str, column: str, *, name: str, settings: dict[str, Any], kept:
     """
     lance_ray = _library("lance_ray")
     try:
-        with _cluster() as workers:
+        with connected() as workers:
             lance_ray.compact_files(table, num_workers=workers)
             lance_ray.create_scalar_index(
                 table, column=column, index_type="INVERTED", name=name, num_workers=workers, **settings
@@ -44,8 +45,13 @@ def build(table: str, column: str, *, name: str, settings: dict[str, Any], kept:
 
 
 @contextmanager
-def _cluster() -> Iterator[int]:
-    """Connect to a cluster; gives the number of workers it has room for."""
+def connected() -> Iterator[int]:
+    """Connect to the cluster at `RAY_ADDRESS`, else to one started here; gives the number of workers it has room for.
+
+    Raises:
+        ConfigError: Ray is not installed.
+        OSError, RuntimeError, ValueError: what Ray says.
+    """
     ray = _library("ray")
     if ray.is_initialized():  # a Python user's own
         yield _workers(ray)
@@ -58,7 +64,8 @@ def _cluster() -> Iterator[int]:
         warnings.simplefilter("ignore")  # that Ray's processes are started by one that has used Lance
         ray.init(address=address, log_to_driver=False, logging_level="error", **local)
     try:
-        yield _workers(ray)
+        with redirect_stdout(sys.stderr):  # Ray prints what it has to say of dead workers
+            yield _workers(ray)
     finally:
         ray.shutdown()
 

@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from zhaiju.corpus import cluster
 from zhaiju.corpus.lexical import terms
+from zhaiju.data.storage import check_endpoint, is_local, lock
 from zhaiju.errors import ConfigError, DataError, OutputError, ZhaijuError, verbatim
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ PLACES = ("local", "ray")  # where the full-text index can be built
 KEPT = timedelta(hours=1)  # how long an old version stays for those who still read it
 
 _TABLE = "paragraphs"
-_LOCK = ".zhaiju.lock"
 _FUSION = 60
 _WORDS = "terms_idx"  # Lance's name for the full-text index of the column "terms"
 _PLAIN = {
@@ -158,7 +158,7 @@ class Index:
         if table is None and not create:
             raise DataError("holds no index", file=uri)
         if table is None:
-            with _lock(uri), _writing(uri):
+            with lock(uri), _writing(uri):
                 table = _opened(uri) or _created(uri, embedding)
         _check(table, uri, embedding)
         return cls(table, uri, embedding)
@@ -240,7 +240,7 @@ class Index:
         if self._locked:
             yield
             return
-        with _lock(self.uri):
+        with lock(self.uri):
             self._locked = True
             try:
                 yield
@@ -504,16 +504,16 @@ def exists(uri: str) -> bool:
     Raises:
         DataError: it cannot be asked.
     """
-    return is_index(uri) if _is_local(uri) else _opened(uri) is not None
+    return is_index(uri) if is_local(uri) else _opened(uri) is not None
 
 
 def _opened(uri: str) -> Any:
     """The table, None if there is none."""
-    if _is_local(uri) and not is_index(uri):
+    if is_local(uri) and not is_index(uri):
         return None
     try:
-        if not _is_local(uri):
-            _check_endpoint(uri)
+        if not is_local(uri):
+            check_endpoint(uri)
             _connect(uri, _HASTY).open_table(_TABLE)
         return _connect(uri).open_table(_TABLE)
     except ValueError as error:
@@ -534,21 +534,6 @@ def _connect(uri: str, options: dict[str, str] | None = None) -> Any:
     lancedb = _library("lancedb")
     with _reading(uri):  # every search sees the last commit
         return lancedb.connect(uri, read_consistency_interval=timedelta(0), storage_options=options)
-
-
-def _check_endpoint(uri: str) -> None:
-    """Raise an error for an address in the environment that Lance would only stumble over."""
-    if not uri.startswith("s3"):
-        return
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
-        address = os.environ.get(name)
-        if not address:
-            continue
-        scheme, _, rest = address.partition("://")
-        if scheme not in ("http", "https") or not rest or rest.split() != [rest]:
-            raise ConfigError(f"{name} is {address!r}, expected http://… or https://…")
-        if scheme == "http" and os.environ.get("AWS_ALLOW_HTTP", "").lower() not in ("true", "1"):
-            raise ConfigError(f"{name} is {address}; http is allowed only with AWS_ALLOW_HTTP=true")
 
 
 def _library(name: str) -> Any:
@@ -594,31 +579,6 @@ _MEANINGS = [
     (r"HTTP error: ([^,\n]+)", r"\1"),
     (r"(?i)commit conflict|concurrent", "another process wrote at the same time; run it again"),
 ]
-
-
-def _is_local(uri: str) -> bool:
-    return "://" not in uri
-
-
-@contextmanager
-def _lock(uri: str) -> Iterator[None]:
-    """Hold the lock of a local index; the system frees it when the process ends, however it ends."""
-    if not _is_local(uri):
-        yield
-        return
-    import fcntl
-
-    with _writing(uri):
-        os.makedirs(uri, exist_ok=True)
-        descriptor = os.open(os.path.join(uri, _LOCK), os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(f"cannot write {uri}: another process is writing to it") from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -1,23 +1,25 @@
 """Files to examples.
 
-Layouts, told apart by what is in the file (JSONL by its name, `.jsonl` or `.ndjson`):
+Layouts, told apart by what is in the file (JSONL and Parquet by their names, `.jsonl`, `.ndjson`, `.parquet`):
 
 - course, 2021 edition: a list of `{id, question, paragraphs: [int], relevant: int, answers: [{text, start}]}`
   beside a context file, a list of texts; 2022 edition: `answer: {text, start}`; at prediction time without
   `relevant` and answers;
 - SQuAD v1 and v2 (SQuAD, DRCD, CMRC 2018, XQuAD): `{data: [{title, paragraphs: [{context, qas: [{id, question,
   answers: [{text, answer_start}], is_impossible}]}]}]}`;
-- flat rows, as a list or JSONL: `{id, question, context | contexts, relevant, answers}` where `answers` is a list
-  of `{text, start}` (or `answer_start`) or the flattened `{text: [...], answer_start: [...]}`.
+- flat rows, as a list, JSONL or Parquet: `{id, question, context | contexts, relevant, answers}` where `answers` is
+  a list of `{text, start}` (or `answer_start`) or the flattened `{text: [...], answer_start: [...]}`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from zhaiju.data import parquet
 from zhaiju.data.examples import Context, QAExample, Span, check_text, wrong_type
 from zhaiju.data.jsonstream import JSONStream, open_text, parse_json_line, read_lines
 from zhaiju.errors import DataError, shorten
@@ -117,7 +119,7 @@ def context_file(path: str | Path) -> Path | None:
 
 
 def read_qa(
-    path: str | Path, *, contexts: Sequence[Context] | None = None, log: ReadLog | None = None
+    path: str | Path, *, contexts: Sequence[Context] | None = None, log: ReadLog | None = None, start: int = 0
 ) -> Iterator[QAExample]:
     """Read questions in any of the layouts above, in the file's order, one at a time.
 
@@ -125,13 +127,14 @@ def read_qa(
         path: The file.
         contexts: The paragraphs that course rows point into, from `load_contexts`.
         log: Receives the misaligned answers; they stay in `gold` and leave `answers`.
+        start: Rows to pass over, unchecked.
 
     Raises:
         DataError: at the first row that does not hold what its layout promises, or at a repeated id.
     """
     path = Path(path)
     seen: set[str] = set()
-    for row in rows(path):
+    for row in rows(path, start=start):
         try:
             if row.id in seen:
                 raise DataError("repeated id", field="id", found=row.id, expected="one row an id")
@@ -148,15 +151,25 @@ def read_qa(
         raise DataError("no question in it", file=path, expected="at least one row")
 
 
-def rows(path: Path) -> Iterator[Row]:
+def rows(path: Path, *, start: int = 0) -> Iterator[Row]:
     """The questions of a file, unchecked. `read_qa` and the dataset doctor both start here.
+
+    Args:
+        path: The file.
+        start: Rows to pass over; of JSONL and Parquet they are not even parsed.
 
     Raises:
         DataError: the file as a whole is not JSON, or of no known layout.
     """
     if path.suffix.lower() in JSONL_SUFFIXES:
-        yield from _number(path, _jsonl(path))
-        return
+        yield from _number(path, _jsonl(path, start), start)
+    elif path.suffix.lower() in parquet.SUFFIXES:
+        yield from _number(path, parquet.rows(path, start=start), start)
+    else:
+        yield from islice(_json(path), start, None)
+
+
+def _json(path: Path) -> Iterator[Row]:
     with open_text(path) as stream:
         cursor = JSONStream(stream, path)
         first = cursor.peek()
@@ -267,8 +280,10 @@ def nearest(context: str, text: str, start: int) -> int | None:
     return min(found, key=lambda place: (abs(place - start), place)) if found else None
 
 
-def _jsonl(path: Path) -> Iterator[Any]:
-    return (parse_json_line(line, path, number) for number, line in read_lines(path) if line.strip())
+def _jsonl(path: Path, start: int = 0) -> Iterator[Any]:
+    """The rows of a JSONL file, without the first `start`."""
+    lines = (numbered for numbered in read_lines(path) if numbered[1].strip())
+    return (parse_json_line(line, path, number) for number, line in islice(lines, start, None))
 
 
 def _items(path: Path) -> Iterator[Any]:
@@ -280,8 +295,8 @@ def _items(path: Path) -> Iterator[Any]:
         cursor.end()
 
 
-def _number(path: Path, items: Iterable[Any]) -> Iterator[Row]:
-    for number, raw in enumerate(items, 1):
+def _number(path: Path, items: Iterable[Any], start: int = 0) -> Iterator[Row]:
+    for number, raw in enumerate(items, start + 1):
         where = f"#{number}"
         if not isinstance(raw, dict):
             raise wrong_type(raw, None, "an object with id and question").located(file=path, row=where)

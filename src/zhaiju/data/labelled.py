@@ -2,7 +2,7 @@
 
 Layouts, told apart by the name, and JSON by what is in it:
 
-- course: a JSON list of `{text, intent, id}` or `{tokens, tags, id}`, or the same as JSONL (`.jsonl`, `.ndjson`);
+- course: a JSON list of `{text, intent, id}` or `{tokens, tags, id}`, or the same as JSONL or Parquet (by their names);
   `label` may stand for `intent`. At prediction time without intent or tags; a row of words to tag may then have
   `text`, a sentence, instead of `tokens`;
 - tables with a header, `.csv` (commas) and `.tsv` (tabs): the same names as columns, words and tags separated by
@@ -25,6 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from zhaiju.data import parquet
 from zhaiju.data.examples import OUT_OF_SCOPE, TAG, IntentExample, SlotExample, check_text, wrong_type
 from zhaiju.data.formats import JSONL_SUFFIXES, ReadLog
 from zhaiju.data.jsonstream import JSONStream, open_text, parse_json_line, read_lines
@@ -32,6 +33,7 @@ from zhaiju.errors import DataError, verbatim
 
 BIO = Literal["strict", "repair"]
 
+ROW_SUFFIXES = JSONL_SUFFIXES | parquet.SUFFIXES
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SPLITS = ("train", "val", "test")
 CONLL_SUFFIXES = {".conll", ".bio", ".txt"}
@@ -123,8 +125,8 @@ def kind_of(path: str | Path) -> Literal["intent", "slots"] | None:
     if suffix in DELIMITERS:
         _, first = next(read_lines(path), (1, ""))
         names: Iterable[str] = {cell.strip().strip('"') for cell in first.lstrip("\ufeff").split(DELIMITERS[suffix])}
-    elif suffix in JSONL_SUFFIXES:
-        _, raw = next(_jsonl_rows(path), ("", None))
+    elif suffix in ROW_SUFFIXES:
+        _, raw = next(_plain_rows(path), ("", None))
         names = raw if isinstance(raw, dict) else ()
     else:
         names = _first_names(path)
@@ -142,7 +144,7 @@ def kind_of(path: str | Path) -> Literal["intent", "slots"] | None:
 def has_splits(path: str | Path) -> bool:
     """Whether a file for intent is a JSON object of splits, as CLINC150's; never what is no file, as a pipe."""
     path = Path(path)
-    if not path.is_file() or path.suffix.lower() in {*DELIMITERS, *JSONL_SUFFIXES, *CONLL_SUFFIXES}:
+    if not path.is_file() or path.suffix.lower() in {*DELIMITERS, *ROW_SUFFIXES, *CONLL_SUFFIXES}:
         return False
     with open_text(path) as stream:
         return JSONStream(stream, path).peek() == "{"
@@ -299,8 +301,8 @@ def _intent_rows(path: Path, split: str | None) -> Iterator[_Row]:
     suffix = path.suffix.lower()
     if suffix in DELIMITERS:
         yield from _table_rows(path, DELIMITERS[suffix], ("text",))
-    elif suffix in JSONL_SUFFIXES:
-        yield from _jsonl_rows(path)
+    elif suffix in ROW_SUFFIXES:
+        yield from _plain_rows(path)
     else:
         yield from _json_rows(path, lambda cursor: _clinc_rows(path, cursor, split))
 
@@ -312,8 +314,8 @@ def _slot_rows(path: Path) -> Iterator[_Row]:
     elif suffix in DELIMITERS:
         for place, raw in _table_rows(path, DELIMITERS[suffix], ("tokens", "text")):
             yield place, _cut_cells(raw)
-    elif suffix in JSONL_SUFFIXES:
-        yield from _jsonl_rows(path)
+    elif suffix in ROW_SUFFIXES:
+        yield from _plain_rows(path)
     else:
         yield from _json_rows(path)
 
@@ -355,7 +357,9 @@ def _pair(value: object, name: str) -> dict[str, Any] | DataError:
     return {"text": value[0], "intent": OUT_OF_SCOPE if name.startswith("oos_") else value[1]}
 
 
-def _jsonl_rows(path: Path) -> Iterator[_Row]:
+def _plain_rows(path: Path) -> Iterator[_Row]:
+    if path.suffix.lower() in parquet.SUFFIXES:
+        return (("", raw) for raw in parquet.rows(path))
     return (("", parse_json_line(line, path, number)) for number, line in read_lines(path) if line.strip())
 
 

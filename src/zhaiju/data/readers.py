@@ -31,6 +31,7 @@ def read_examples(
     split: str | None = None,
     bio: str = "repair",
     log: ReadLog | None = None,
+    start: int = 0,
 ) -> Iterator[Any]:
     """The examples of a file for a task, in the file's order.
 
@@ -41,6 +42,7 @@ def read_examples(
         split: intent: which part of a CLINC150 file (train, val or test).
         bio: slots: what to do about a malformed tag, strict or repair.
         log: Receives what was tolerated.
+        start: select and read: rows to pass over, unchecked.
 
     Raises:
         DataError: the file does not hold what its layout promises.
@@ -49,7 +51,7 @@ def read_examples(
         return read_intents(path, split=split, log=log)
     if task == "slots":
         return read_slots(path, bio=cast(Literal["strict", "repair"], bio), log=log)
-    return read_qa(path, contexts=contexts, log=log)
+    return read_qa(path, contexts=contexts, log=log, start=start)
 
 
 @dataclass(slots=True)

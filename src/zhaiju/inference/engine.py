@@ -18,8 +18,8 @@ from zhaiju.data.chunks import PADDING_TOLERATED, pad
 from zhaiju.data.encoding import Encoding, Window
 from zhaiju.errors import CheckpointError, ConfigError, DataError
 from zhaiju.inference.backends import AUTO, Backend, OnnxBackend, OpenVinoBackend, TorchBackend, choose
-from zhaiju.modeling.checkpoint import Checkpoint, is_exported
-from zhaiju.modeling.memory import trim
+from zhaiju.modeling.checkpoint import Checkpoint, is_exported, load
+from zhaiju.modeling.memory import keep_steady, trim
 from zhaiju.tasks.base import Head, Task
 
 POOL_EXAMPLES = 2048
@@ -209,3 +209,32 @@ def make_engine(
             network.to("cuda")
         made = TorchBackend(network, pad_id=pad_id, precision=precision, fixed=True)
     return Engine(made, checkpoint.encoding, batch_tokens=batch_tokens)
+
+
+def open_engine(
+    what: str,
+    task: str,
+    *,
+    window: int | None = None,
+    overlap: int | None = None,
+    backend: str = AUTO,
+    precision: str = "fp32",
+    batch_tokens: int = BATCH_TOKENS,
+) -> tuple[Engine, Checkpoint]:
+    """Load a checkpoint, for a process that will go on predicting with it.
+
+    Args:
+        what: The starter, a run, a checkpoint directory or a hub id.
+        task: What for.
+        window: See `load`.
+        overlap: See `load`.
+        backend: See `make_engine`.
+        precision: See `make_engine`.
+        batch_tokens: See `make_engine`.
+
+    Raises:
+        CheckpointError, ConfigError: as those do.
+    """
+    keep_steady()
+    checkpoint = load(what, task, window=window, overlap=overlap)
+    return make_engine(checkpoint, backend=backend, precision=precision, batch_tokens=batch_tokens), checkpoint

@@ -5,8 +5,8 @@ step, dropout 0.1, AdamW at 3e-4 (random weights learn next to nothing at the ex
 pads each to 384 as run_qa.py does; its features are made beforehand and not timed, ours are. Each way is a process of
 its own, the ways take turns, and medians are reported, of time and of CPU time, which other programs disturb less. The
 losses that both print are not the same sum (ours leaves out places that cannot hold an answer), so afterwards every
-model is judged by one: cross-entropy over the real tokens of 48 other windows. Writes docs/benchmark-training.md where
---output names it.
+model is judged by one: cross-entropy over the places of 48 other windows that may hold an answer. Writes
+docs/benchmark-training.md where --output names it.
 
     python benchmarks/training.py [--rounds 3] [--peer-python PYTHON] [--data ../shared/data/course] [--only small]
 """
@@ -36,7 +36,11 @@ HELD_OUT = 48  # windows
 
 
 def held_loss(folder: Path, model: Any) -> float:
-    """A model's loss on the windows that nobody trains on: cross-entropy of start and end over real tokens."""
+    """A model's loss on the windows that nobody trains on: cross-entropy of start and end.
+
+    Over the places that may hold an answer, the context's tokens and [CLS], as both sides search them: the Trainer's
+    loss is over all places of a row, so that its models learn to leave the question alone, ours never counts it.
+    """
     import numpy as np
     import torch
 
@@ -44,9 +48,11 @@ def held_loss(folder: Path, model: Any) -> float:
     places = [held.pop(name) for name in ("start_positions", "end_positions")]
     with torch.inference_mode():
         output = model.eval()(**held)
-    padding = held["attention_mask"] == 0
+    last = held["attention_mask"].sum(1, keepdim=True) - 1  # [SEP], which is of the context's type
+    at = torch.arange(held["input_ids"].shape[1])
+    outside = (held["token_type_ids"] == 0) & (at > 0) | (at >= last)
     losses = [
-        torch.nn.functional.cross_entropy(logits.float().masked_fill(padding, -1e9), place)
+        torch.nn.functional.cross_entropy(logits.float().masked_fill(outside, -1e9), place)
         for logits, place in zip((output.start_logits, output.end_logits), places, strict=True)
     ]
     return float(sum(losses) / 2)

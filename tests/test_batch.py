@@ -14,6 +14,7 @@ import time
 from dataclasses import replace
 from importlib.resources import files as resources
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -24,6 +25,7 @@ import pytest
 from checkpoints import INTENTS, LABELS, SLOTTED
 from test_index_remote import bucket, server  # noqa: F401  # fixtures
 from zhaiju import scale
+from zhaiju.corpus import cluster
 from zhaiju.data import parquet
 from zhaiju.data.examples import QAExample, ReadPrediction
 from zhaiju.data.formats import load_contexts, read_qa
@@ -556,6 +558,18 @@ def test_what_a_worker_finds_wrong_is_one_line(ray, tmp_path):
     assert (process.returncode, out) == (2, "")
     assert f"{data}: row long: question" in said.splitlines()[-1]
     assert "Traceback" not in said
+
+
+def test_cluster_that_does_not_start_is_told(monkeypatch):
+    """Ray raises a plain Exception, which is nobody's to catch."""
+
+    def init(**given):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    with pytest.raises(RuntimeError, match="timed out during startup"), cluster.connected():
+        pass
 
 
 @pytest.mark.slow

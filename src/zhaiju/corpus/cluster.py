@@ -62,7 +62,12 @@ def connected() -> Iterator[int]:
     local = {"include_dashboard": False} if address == "local" else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that Ray's processes are started by one that has used Lance
-        ray.init(address=address, log_to_driver=False, logging_level="error", **local)
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="error", **local)
+        except (OSError, RuntimeError, ValueError):
+            raise
+        except Exception as error:  # of no other kind, such as that a busy machine did not start it in time
+            raise RuntimeError(str(error)) from error
     try:
         with redirect_stdout(sys.stderr):  # Ray prints what it has to say of dead workers
             yield _workers(ray)

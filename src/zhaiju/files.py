@@ -211,6 +211,14 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
 
 
+def remove_left_overs(path: Path) -> None:
+    """Remove the temporary files and folders that killed writers of `path` have left; those of living ones stay."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(OSError), _opened(stale) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+
+
 def _beside(path: Path, *, folder: bool) -> tuple[int, Path]:
     """Make an empty temporary file or folder beside `path`, and remove what killed writers of it have left.
 
@@ -219,10 +227,7 @@ def _beside(path: Path, *, folder: bool) -> tuple[int, Path]:
     Returns:
         Its open descriptor, which holds the lock, and its name: `.<name>.*.tmp`.
     """
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with suppress(OSError), _opened(stale) as descriptor:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
+    remove_left_overs(path)
     while True:
         if folder:
             name = tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)

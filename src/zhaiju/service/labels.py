@@ -8,7 +8,6 @@ it, and what another program wrote into it meanwhile is not overwritten.
 from __future__ import annotations
 
 import fcntl
-import glob
 import json
 import logging
 import os
@@ -273,10 +272,7 @@ class Labels:
             self._held.close()
 
     def _open(self, sources: Sources) -> None:
-        target = self._path.resolve()
-        for stale in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):  # of a killed process
-            with suppress(OSError):
-                stale.unlink()
+        files.remove_left_overs(self._path.resolve())
         self._digest = _digest(self._path)
         held = [] if self._digest is None else self._read()
         for paragraph in (*sources.paragraphs, *_squad_paragraphs(self._articles, self.name)):

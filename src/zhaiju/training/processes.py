@@ -66,9 +66,14 @@ def _sharding() -> FullyShardedDataParallelPlugin | None:
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     os.environ.pop("FSDP_BACKWARD_PREFETCH", None)  # of FSDP 1; the launcher sets it always, accelerate warns of it
     try:
-        return FullyShardedDataParallelPlugin()
+        sharding = FullyShardedDataParallelPlugin()
     except ValueError as error:
         raise ConfigError(f"accelerate's fsdp_config: {error}") from None
+    if sharding.activation_checkpointing:  # its second pass would drop other values than the first
+        raise ConfigError("accelerate's fsdp_config: fsdp_activation_checkpointing; use --activation-checkpointing")
+    if sharding.ignored_modules:  # nobody would sum their gradients
+        raise ConfigError("accelerate's fsdp_config: fsdp_ignored_modules; expected none")
+    return sharding
 
 
 class Processes:

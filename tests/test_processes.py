@@ -7,19 +7,26 @@ import socket
 import subprocess
 import sys
 import time
+from functools import cache
 from importlib.resources import files as resources
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from zhaiju.errors import ConfigError
+from zhaiju.training.processes import Processes
 from zhaiju.training.run import read_metrics
+
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+CONFIG = Path(__file__).parents[1] / "configs" / "fsdp.yaml"
 
 SAMPLE = resources("zhaiju.starter") / "sample"
 SETTINGS = {
     "layers": 1, "hidden": 16, "heads": 2, "intermediate": 32, "positions": 96, "window": 64, "overlap": 10,
     "dropout": 0, "lr": 0.01, "max-steps": 12, "batch-tokens": 2048, "batch-size": 7, "accumulation": 2,
-    "eval-every": 6, "save-every": 4, "threads": 1, "clip": 1,
+    "eval-every": 6, "save-every": 4, "threads": 1, "clip": 1, "average": 0.5,
 }  # fmt: skip
 ROWS = 45  # an odd number in every share
 
@@ -40,12 +47,33 @@ def data(tmp_path_factory):
     return folder
 
 
-def command(task, data, run, processes=1, **changes):
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory):
+    """Gives what one process trains, once for each task."""
+
+    @cache
+    def run(task):
+        folder = tmp_path_factory.mktemp("alone") / task
+        train(task, data, folder)
+        return folder
+
+    return run
+
+
+def launcher(kind):
+    """Arguments of Python that start two processes under DDP or FSDP, or one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", str(port)]
-    found = [sys.executable, *(launcher if processes > 1 else []), "-m", "zhaiju", "train", task, "--scratch"]
+        port = str(free.getsockname()[1])
+    return {
+        "alone": [],
+        "ddp": ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port],
+        "fsdp": ["-m", "accelerate.commands.launch", "--config_file", str(CONFIG), "--main_process_port", port],
+    }[kind]
+
+
+def command(task, data, run, kind="alone", **changes):
+    found = [sys.executable, *launcher(kind), "-m", "zhaiju", "train", task, "--scratch"]
     found += ["-o", str(run), "--train", str(data / "train.json"), "--dev", str(data / "dev.json")]
     for name, value in (SETTINGS | changes).items():
         found += [f"--{name}", str(value)]
@@ -80,22 +108,23 @@ def same_training(run, other, primary):
         np.testing.assert_allclose(value, theirs[name], atol=5e-3, err_msg=name)
 
 
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 @pytest.mark.parametrize(("task", "primary"), [("select", "accuracy"), ("read", "em")])
-def test_two_processes_train_what_one_does(data, tmp_path, task, primary):
-    train(task, data, tmp_path / "one")
-    done = train(task, data, tmp_path / "two", 2)
-    same_training(tmp_path / "two", tmp_path / "one", primary)
+def test_two_processes_train_what_one_does(data, alone, tmp_path, task, primary, kind):
+    done = train(task, data, tmp_path / "two", kind)
+    same_training(tmp_path / "two", alone(task), primary)
     assert done.stdout.count("best step") == 1  # one of them speaks
-    found, wanted = (json.loads((tmp_path / name / "outcomes.json").read_text("utf-8")) for name in ("two", "one"))
+    found, wanted = (json.loads((run / "outcomes.json").read_text("utf-8")) for run in (tmp_path / "two", alone(task)))
     assert found["ids"] == wanted["ids"]
+    assert (tmp_path / "two" / "last" / "config.json").read_text() == (alone(task) / "last" / "config.json").read_text()
 
 
-def test_a_run_goes_on_with_another_number_of_processes(data, tmp_path):
-    train("read", data, tmp_path / "whole")
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_a_run_goes_on_with_another_number_of_processes(data, alone, tmp_path, kind):
     run = tmp_path / "run"
-    for processes, wanted in ((2, 5), (1, 9), (2, None)):
+    for launched, wanted in ((kind, 5), ("alone", 9), (kind, None)):
         with subprocess.Popen(
-            command("read", data, run, processes), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            command("read", data, run, launched), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         ) as process:
             while wanted and process.poll() is None and len(events_so_far(run)) < wanted:
                 time.sleep(0.01)
@@ -103,7 +132,7 @@ def test_a_run_goes_on_with_another_number_of_processes(data, tmp_path):
                 process.send_signal(signal.SIGTERM)
             _, err = process.communicate()
     assert process.returncode == 0, err
-    same_training(run, tmp_path / "whole", "em")
+    same_training(run, alone("read"), "em")
 
 
 def events_so_far(run):
@@ -113,10 +142,30 @@ def events_so_far(run):
 def test_what_the_first_process_refuses_stops_all_with_one_line(data, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    done = subprocess.run(command("read", data, tmp_path / "run", 2), capture_output=True, text=True, check=False)
+    done = subprocess.run(command("read", data, tmp_path / "run", "ddp"), capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert done.stderr.count("exists and is not a run; use another -o") == 1
     assert os.listdir(tmp_path / "run") == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "line"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "launched for DeepSpeed; expected data parallelism"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "launched for Megatron-LM; expected data parallelism"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true", "PARALLELISM_CONFIG_TP_SIZE": "2"}, "for a parallelism_config"),
+        (FSDP | {"FSDP_VERSION": "1"}, "launched for FSDP 1; set fsdp_version: 2"),
+        (FSDP | {"FSDP_AUTO_WRAP_POLICY": "ALL"}, "fsdp_config: .*ALL"),
+        (FSDP | {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "use --activation-checkpointing"),
+        (FSDP | {"FSDP_IGNORED_MODULES": "encoder"}, "fsdp_ignored_modules; expected none"),
+    ],
+)
+def test_other_kinds_of_parallelism_are_refused(monkeypatch, environment, line):
+    for name, value in ({"WORLD_SIZE": "2"} | environment).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
+    with pytest.raises(ConfigError, match=line):
+        Processes()
 
 
 # Each process says what it would predict and what it got of the others.
@@ -142,3 +191,43 @@ def test_every_example_is_in_one_share_and_comes_back_in_its_place(tmp_path):
     wanted = [[list(range(count)), [float(count), 1.5], count > 5] for count in range(8)]
     for rank in range(3):
         assert json.loads((tmp_path / str(rank)).read_text()) == [wanted, "from 0"]
+
+
+# One step and an evaluation; then each process says how much it holds.
+HOLDINGS = """
+import json, sys
+from pathlib import Path
+from torch.distributed.tensor import DTensor
+from zhaiju.config import load_settings
+from zhaiju.training.processes import Processes
+from zhaiju.training.run import assemble, load_train_data
+
+data, folder = map(Path, sys.argv[1:3])
+settings = load_settings(None, json.loads(sys.argv[3]))
+processes = Processes()
+_, loop = assemble("read", settings, load_train_data("read", [data / "train.json"]), processes=processes)
+for event in loop.events():
+    pass
+parameters = list(loop.network.parameters())
+moments = [value for kept in loop.optimizer.state_dict()["state"].values() for value in list(kept.values())[1:]]
+held = [sum(value.to_local().numel() for value in values) for values in (parameters, moments, loop.average)]
+with processes.whole(loop.network):
+    whole = sum(value.numel() for value in loop.network.parameters() if not isinstance(value, DTensor))
+sharded = all(isinstance(value, DTensor) for value in loop.network.parameters())
+kept = processes.gather(parameters)
+(folder / str(processes.rank)).write_text(json.dumps([held, whole, sharded, sum(value.numel() for value in kept)]))
+"""
+
+
+def test_under_fsdp_each_process_holds_its_share(data, tmp_path):
+    script = tmp_path / "holdings.py"
+    script.write_text(HOLDINGS)
+    settings = {name.replace("-", "_"): value for name, value in SETTINGS.items()} | {"scratch": True, "max_steps": 1}
+    arguments = [*launcher("fsdp"), str(script), str(data), str(tmp_path), json.dumps(settings)]
+    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+    first, second = (json.loads((tmp_path / str(rank)).read_text()) for rank in range(2))
+    whole = first[1]
+    assert [one + other for one, other in zip(first[0], second[0], strict=True)] == [whole, 2 * whole, whole]
+    assert max(*first[0][::2], *second[0][::2]) < 0.6 * whole
+    assert (second[1], first[2], second[2]) == (whole, True, True)
+    assert (first[3], second[3]) == (whole, 0)  # what is written is gathered in the first alone

@@ -591,12 +591,22 @@ def load_tokenizer(where: str) -> Any:
     return tokenizer
 
 
-def save(directory: Path, network: Network, encoding: Encoding, meta: Meta) -> None:
-    """Write a checkpoint into an existing directory; the caller makes that atomic."""
+def save(
+    directory: Path, network: Network, encoding: Encoding, meta: Meta, *, weights: Mapping[str, Any] | None = None
+) -> None:
+    """Write a checkpoint into an existing directory; the caller makes that atomic.
+
+    Args:
+        directory: It.
+        network: What is kept.
+        encoding: Its tokenizer and windows.
+        meta: The settings to keep with it.
+        weights: State of the network's model to keep; None: the one that it has.
+    """
     from zhaiju.modeling.parts import plain_state
 
     with _silence():
-        network.model.save_pretrained(directory, state_dict=plain_state(network.model))
+        network.model.save_pretrained(directory, state_dict=plain_state(network.model, weights))
     _save_rest(directory, encoding, meta, {})
 
 

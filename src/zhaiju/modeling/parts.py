@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -39,7 +39,7 @@ class SumOfParts(nn.Module):
 
     def forward(self, parts: Tensor) -> Tensor:
         """The table of types."""
-        table = F.embedding(self.members, parts)  # [641, fields, H]
+        table = F.embedding(self.members.to(parts.device), parts)  # [641, fields, H]
         special = table[SPECIAL, :1].sum(0, keepdim=True)  # a special token has a side and nothing else
         return torch.cat([special, table[SPECIAL + 1 :].sum(1)])
 
@@ -59,15 +59,22 @@ def is_parametrised(network: nn.Module) -> bool:
     return any(name.endswith(_PARAMETRISED) for name, _ in network.named_parameters())
 
 
-def plain_state(model: nn.Module) -> dict[str, Any]:
-    """The state as it is without parametrisations: what a checkpoint holds."""
-    state: dict[str, Any] = dict(model.state_dict())
-    for name in [name for name in state if name.endswith(_PARAMETRISED)]:
-        del state[name]
+def plain_state(model: nn.Module, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The state as it is without parametrisations: what a checkpoint holds.
+
+    Args:
+        model: The model.
+        state: A state of it; None: the one that it has.
+    """
+    plain = dict(model.state_dict() if state is None else state)
+    for name in [name for name in plain if name.endswith(_PARAMETRISED)]:
+        weight = plain.pop(name)
         where = name.removesuffix(_PARAMETRISED)
-        weight: Any = model.get_submodule(where).weight
-        state[f"{where}.weight"] = weight.detach()
-    return state
+        with torch.no_grad():
+            for parametrisation in model.get_submodule(f"{where}.parametrizations.weight").children():
+                weight = parametrisation(weight)
+        plain[f"{where}.weight"] = weight
+    return plain
 
 
 class QuickDropout(nn.Module):

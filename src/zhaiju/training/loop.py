@@ -24,7 +24,7 @@ from zhaiju.modeling.memory import trim
 from zhaiju.modeling.network import Network, collate
 from zhaiju.modeling.parts import is_parametrised
 from zhaiju.tasks.base import Item, Task
-from zhaiju.training.processes import Processes
+from zhaiju.training.processes import Processes, exchange, share_like
 
 TRIM_STEPS = 20
 SECTIONS = ("collating", "forward", "backward", "optimiser", "averaging", "giving memory back")  # of a step
@@ -139,7 +139,7 @@ class Loop:
         self.processes = processes or Processes()
         self.accelerator = self.processes.accelerator
         optimizer = torch.optim.AdamW(_parameter_groups(network, settings.weight_decay), lr=settings.lr, fused=True)
-        self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
+        self.network, self.optimizer = self.processes.prepare(network, optimizer)
         self.trained: list[torch.Tensor] = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.average = [value.detach().clone() for value in self.trained] if settings.average else []
         self.parametrised = is_parametrised(network)
@@ -152,11 +152,12 @@ class Loop:
         self.evaluated_step = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` needs beside the weights to go on exactly."""
+        """All that `load_state_dict` needs beside the weights to go on exactly: all ask together, the first gets it."""
+        weights = [value.detach() for value in self.trained] if self.average or self.parametrised else []
         return {
-            "optimizer": self.optimizer.state_dict(),
-            "weights": [value.detach() for value in self.trained] if self.average or self.parametrised else [],
-            "average": self.average,
+            "optimizer": self.processes.gather(self.optimizer.state_dict()),
+            "weights": self.processes.gather(weights),
+            "average": self.processes.gather(self.average),
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "step": self.step,
@@ -173,8 +174,8 @@ class Loop:
         with torch.no_grad():
             for name, ours in (("weights", self.trained), ("average", self.average)):
                 for value, kept in zip(ours, state.get(name, ()), strict=False):
-                    value.copy_(kept)
-        self.optimizer.load_state_dict(state["optimizer"])
+                    value.copy_(share_like(kept, value))
+        self.processes.load_optimizer(self.optimizer, state["optimizer"])
         torch.set_rng_state(state["torch_rng"])
         if state["cuda_rng"]:
             torch.cuda.set_rng_state_all(state["cuda_rng"])
@@ -195,7 +196,7 @@ class Loop:
 
     def _swap(self) -> None:
         for place, mean in enumerate(self.average):
-            self.trained[place].data, self.average[place] = mean, self.trained[place].data
+            self.average[place] = exchange(self.trained[place], mean)
 
     def _follow(self) -> None:
         """Move the mean towards the weights; at first faster, so that it forgets where training began."""
@@ -296,7 +297,7 @@ class Loop:
             ours = self.processes.share(items)
             with self.section("collating"):
                 batch = collate(ours or items[:1], self.task.head, self.pad_id)
-            wait = self.accelerator.no_sync(self.network) if place < len(group) - 1 else nullcontext()
+            wait = self.processes.no_sync(self.network) if place < len(group) - 1 else nullcontext()
             autocast = torch.autocast(
                 self.accelerator.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
             )
@@ -305,6 +306,7 @@ class Loop:
                     # Gradients are averaged over the processes, and are to be summed.
                     weight = self.processes.count if ours else 0
                     part = self.network(batch, self.settings.label_smoothing) / targets * weight
+                    part = part + self.processes.idle(self.network, batch)
                 with self.section("backward"):
                     self.accelerator.backward(part)
             total = total + part.detach().double() / self.processes.count
@@ -320,7 +322,7 @@ class Loop:
         norm = 0.0
         with self.section("optimiser"):
             if self.settings.clip:
-                norm = float(self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.clip))
+                norm = self.processes.clip(self.network, self.settings.clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
         self.step += 1
@@ -338,7 +340,7 @@ class Loop:
 
     def _evaluate(self) -> Evaluated:
         began = time.perf_counter()
-        with self.averaged():
+        with self.averaged(), self.processes.whole(self.network):
             metrics = self.evaluate()
         value = metrics[self.task.primary_metric]
         best = value > self.best_value

@@ -298,16 +298,17 @@ def _train(
             if isinstance(event, Evaluated) or (
                 isinstance(event, Stepped) and settings.save_every and event.step % settings.save_every == 0
             ):
-                processes.first(lambda: _save(run, loop, checkpoint, meta))
+                _save(run, loop, checkpoint, meta)
                 saved = True
             if (processes.any(stop.is_set()) or 0 < until <= loop.step) and not loop.finished:
                 if not saved and loop.step:
-                    processes.first(lambda: _save(run, loop, checkpoint, meta))
+                    _save(run, loop, checkpoint, meta)
                 return _result(run, loop, finished=False)
 
+    if not processes.first((run / "last").exists):
+        _save(run, loop, checkpoint, meta)
+
     def conclude() -> RunResult:
-        if not (run / "last").exists():
-            _save(run, loop, checkpoint, meta)
         result = _result(run, loop, finished=True)
         if not (run / OUTCOMES_FILE).is_file():
             _conclude(run, task_name, settings, data, on_progress)
@@ -541,16 +542,26 @@ def _step_directory(run: Path, step: int) -> Path:
 
 
 def _save(run: Path, loop: Loop, checkpoint: Checkpoint, meta: Meta) -> None:
+    """Gather what all processes hold, and have the first one write it."""
+    with loop.averaged():
+        weights = loop.processes.gather(checkpoint.network.model.state_dict())
+    state = loop.state_dict()
+    loop.processes.first(lambda: _write(run, loop, checkpoint, meta, weights, state))
+
+
+def _write(
+    run: Path, loop: Loop, checkpoint: Checkpoint, meta: Meta, weights: dict[str, Any], state: dict[str, Any]
+) -> None:
     """Write the state, point `last` and `best` at it, then remove what nothing points at: safe at every moment."""
     directory = _step_directory(run, loop.step)
 
     def save_state(path: Path) -> None:
         with _full_disk():
-            torch.save(loop.state_dict(), path)
+            torch.save(state, path)
 
     def fill(temporary: Path) -> None:
-        with _full_disk(), loop.averaged():
-            save(temporary, checkpoint.network, checkpoint.encoding, meta)
+        with _full_disk():
+            save(temporary, checkpoint.network, checkpoint.encoding, meta, weights=weights)
         save_state(temporary / STATE_FILE)
 
     if (run / "last").resolve() == directory.resolve() and (directory / STATE_FILE).is_file():

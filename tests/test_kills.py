@@ -25,9 +25,8 @@ SAMPLE = Path(str(resources("zhaiju.starter") / "sample"))
 TINY = Shape(layers=1, hidden=16, heads=2, intermediate=32, positions=96)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tiny") / "read"
+def make_checkpoint(folder):
+    """A reader of random weights."""
     texts = [(SAMPLE / "context.json").read_text("utf-8")]
     made = from_scratch(
         "read", texts, encoder=None, shape=TINY, window=96, overlap=16, script="as-is", match_types=False
@@ -37,12 +36,21 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def documents(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("documents")
+def write_documents(folder):
+    """A file for each paragraph of the sample."""
     for number, text in enumerate(json.loads((SAMPLE / "context.json").read_text("utf-8"))):
         (folder / f"{number}.txt").write_text(text, "utf-8")
     return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("tiny") / "read")
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory):
+    return write_documents(tmp_path_factory.mktemp("documents"))
 
 
 def command(name, checkpoint, documents, output):

@@ -834,7 +834,7 @@ def test_a_full_disk_under_a_checkpoint_is_an_output_error(tmp_path, data, monke
             SafetensorError("I/O error: No space left") if kind == "safetensors" else RuntimeError("write failed\nat 7")
         )
 
-    monkeypatch.setattr("torch.save" if kind == "torch" else "zhaiju.training.run.save", full)
+    monkeypatch.setattr("torch.save" if kind == "torch" else "transformers.PreTrainedModel.save_pretrained", full)
     with pytest.raises(OutputError, match=r"cannot write .*step-00000001: (write failed|I/O error: No space left)$"):
         train("read", replace(TINY, max_steps=1), data, tmp_path / "run")
     assert not list((tmp_path / "run" / "checkpoints").iterdir())

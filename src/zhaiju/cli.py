@@ -22,7 +22,7 @@ import typer
 
 from zhaiju import files, threads, ui
 from zhaiju.config import TrainSettings, _types, load_settings, plain_type
-from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError, ZhaijuError
+from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError, ZhaijuError, is_out_of_memory
 from zhaiju.service.limits import LOOPBACK, Settings
 
 if TYPE_CHECKING:
@@ -1806,6 +1806,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    code: Any
     try:
         code = app(standalone_mode=False)
     except ZhaijuError as error:
@@ -1814,20 +1815,46 @@ def main() -> None:
         _complain("interrupted" if stopped.number == signal.SIGINT else "terminated")
         code = 128 + stopped.number
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         code = 0
-    except MemoryError:
-        code = _complain("out of memory; try smaller --batch-tokens")
-    except OSError as error:
-        code = _complain(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
-            code = _complain("out of memory; try smaller --batch-tokens")  # torch's own, of the GPU and of the CPU
+        if is_out_of_memory(error):
+            code = _complain(f"out of memory{_spared(sys.argv[1:])}")
+        elif isinstance(error, OSError):
+            code = _flush() or _complain(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
         elif not hasattr(error, "format_message"):  # click's errors: a wrong flag, a missing argument
             raise
         else:
             code = _complain(f"{error.format_message()} (see zhaiju --help)")
-    sys.exit(code if isinstance(code, int) else 0)
+    code = code if isinstance(code, int) else 0
+    sys.exit(_flush() or code)
+
+
+def _flush() -> int:
+    """Write what was printed and not written yet; gives 2, and says so, where that is refused."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+    except OSError as error:
+        _drop_output()
+        return _complain(f"cannot write to standard output: {error.strerror or error}")
+    return 0
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _spared(arguments: Sequence[str]) -> str:
+    """How the command given takes less memory, to end a sentence with; nothing where it has no such flag."""
+    command: Any = typer.main.get_command(app)
+    known = command.commands.get(arguments[0] if arguments else "")
+    flags = {flag for parameter in getattr(known, "params", ()) for flag in parameter.opts}
+    ways = {"--batch-tokens": "smaller --batch-tokens", "--activation-checkpointing": "--activation-checkpointing"}
+    found = [way for flag, way in ways.items() if flag in flags]
+    return f"; try {' or '.join(found)}" if found else ""
 
 
 class _Stopped(BaseException):

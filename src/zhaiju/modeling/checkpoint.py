@@ -27,7 +27,7 @@ from zhaiju.data.encoding import MATCH_TYPES, Encoding
 from zhaiju.data.hints import HINT_TYPES
 from zhaiju.data.script import AS_IS
 from zhaiju.data.vocabulary import Kind, PlainTokenizer, build_tokenizer
-from zhaiju.errors import CheckpointError, ConfigError, shorten
+from zhaiju.errors import CheckpointError, ConfigError, is_out_of_memory, shorten
 from zhaiju.tasks import TASKS, make_task
 from zhaiju.tasks.base import Head, Task
 
@@ -591,11 +591,27 @@ def load_tokenizer(where: str) -> Any:
     return tokenizer
 
 
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Make an `OSError` again of what torch, safetensors and tokenizers raise where the system refuses to write."""
+    try:
+        yield
+    except Exception as error:
+        theirs = type(error) in (RuntimeError, Exception) or type(error).__name__ == "SafetensorError"
+        if is_out_of_memory(error) or not theirs:
+            raise
+        raise OSError((str(error).strip().splitlines() or [type(error).__name__])[0]) from error
+
+
 def save(directory: Path, network: Network, encoding: Encoding, meta: Meta) -> None:
-    """Write a checkpoint into an existing directory; the caller makes that atomic."""
+    """Write a checkpoint into an existing directory; the caller makes that atomic.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     from zhaiju.modeling.parts import plain_state
 
-    with _silence():
+    with _silence(), refusing():
         network.model.save_pretrained(directory, state_dict=plain_state(network.model))
     _save_rest(directory, encoding, meta, {})
 
@@ -614,7 +630,7 @@ def save_exported(checkpoint: Checkpoint, directory: Path, task: str) -> None:
 
 
 def _save_rest(directory: Path, encoding: Encoding, meta: Meta, more: Mapping[str, Any]) -> None:
-    with _silence():
+    with _silence(), refusing():
         encoding.tokenizer.save_pretrained(directory)  # type: ignore[union-attr]
     _name_class_for_all(directory / "tokenizer_config.json")
     values = {
@@ -757,6 +773,8 @@ def _quietly(where: str, call: Callable[[], Any]) -> Any:
         with _silence():
             return call()
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(error, (pickle.UnpicklingError, EOFError)):
             reason = "its pytorch_model.bin is damaged, or holds more than tensors; nothing in it was run"

@@ -48,7 +48,7 @@ def commands(output, model, documents):
     return {
         "predict": (["predict", "starter", *judged, "-o", output / "p.json"], output / "p.json"),
         "parts": (
-            ["predict", "starter", *judged, "-o", f"{output / 'parts'}/", "--part-rows", "9"],
+            ["predict", "starter", *judged, "-o", f"{output / 'parts'}/", "--part-rows", "40"],
             output / "parts",
         ),
         "answer": (["answer", CONTEXT, QUESTIONS, "--reader", model, "-o", output / "s.csv"], output / "s.csv"),
@@ -132,11 +132,11 @@ def sealed(folder, mounts):
     if mounts:
         assert mounted(folder, "--bind", str(folder))
         assert mounted(folder, "-o", "remount,bind,ro")
-    elif os.geteuid():
+    else:
         for path in (folder, *folder.rglob("*")):
             path.chmod(path.stat().st_mode & ~0o222)
-    else:
-        pytest.skip("root that may not mount cannot be kept from writing")
+        if os.access(folder, os.W_OK):
+            pytest.skip("root that may not mount cannot be kept from writing")
     try:
         yield
     finally:
@@ -193,7 +193,7 @@ def refused(found, *told):
         assert str(words) in said[0]
 
 
-ROOM = {"export": 100_000, "train": 100_000, "parts": 8_192, "index": 8_192}
+ROOM = {"export": 50_000, "train": 50_000, "parts": 8_192, "index": 8_192}
 
 
 @pytest.mark.parametrize("name", ["predict", "parts", "answer", "evaluate", "calibrate", "index", "train", "export"])
@@ -278,12 +278,12 @@ def test_a_read_only_folder_is_one_line_and_nothing_changes(
     assert state(path) == whole(name, run)
 
 
-def test_what_is_read_only_is_read_and_a_run_that_is_goes_on_elsewhere(run, mounts, tmp_path, documents):
+def test_an_index_that_is_read_only_is_asked_and_not_changed(run, mounts, tmp_path, documents):
     assert run("index", documents, "-o", tmp_path / "i.index")[0] == 0
     with sealed(tmp_path / "i.index", mounts):
         code, out, err = run("ask", "修船要幾天？", "--index", tmp_path / "i.index", "--json")
         assert code == 0, err
-        assert json.loads(out)["answers"]
+        assert json.loads(out)["quotes"]
         refused(run("index", documents, "-o", tmp_path / "i.index"), f"cannot write {tmp_path / 'i.index'}")
 
 
@@ -334,7 +334,7 @@ def test_no_memory_is_one_line_that_names_what_takes_less(model, long_questions,
     found = {
         "torch": ["predict", model, long_questions, "-o", tmp_path / "p.json", "--window", 96],
         "onnx": ["predict", "starter", long_questions, "-o", tmp_path / "p.json", "--backend", "onnx"],
-        "openvino": ["predict", "starter", long_questions, "-o", tmp_path / "p.json", "--backend", "openvino"],
+        "openvino": ["predict", model, long_questions, "-o", tmp_path / "p.json", "--backend", "openvino"],
         "evaluate": ["evaluate", model, long_questions, "--details", tmp_path / "d.jsonl"],
         "train": training(tmp_path / "run", train=long_questions, **{"batch-tokens": 2_000_000, "batch-size": 300}),
     }[name]

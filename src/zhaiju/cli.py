@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import inspect
 import io
 import json
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 # The tasks, and under which name the column of a CSV has their predictions.
 COLUMNS = {"select": "answer", "read": "answer", "intent": "intent", "slots": "tags"}
 SHOWN = ("em", "f1", "accuracy", "sentence_accuracy")  # figures that a training tells of at each evaluation
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 NAMED = 5  # ids that a message names before it says how many more there are
 
 app = typer.Typer(
@@ -1820,14 +1822,19 @@ def main() -> None:
     except Exception as error:
         if is_out_of_memory(error):
             code = _complain(f"out of memory{_spared(sys.argv[1:])}")
+        elif isinstance(error, OSError) and error.filename is None and error.errno in _NO_ROOM:
+            code = _not_printed(error)  # files are named
         elif isinstance(error, OSError):
-            code = _flush() or _complain(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
+            code = _complain(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
         elif not hasattr(error, "format_message"):  # click's errors: a wrong flag, a missing argument
             raise
         else:
             code = _complain(f"{error.format_message()} (see zhaiju --help)")
     code = code if isinstance(code, int) else 0
-    sys.exit(_flush() or code)
+    code = _flush() or code
+    for number in (signal.SIGINT, signal.SIGTERM):  # all is said: what libraries do at exit is cut short without a word
+        signal.signal(number, signal.SIG_DFL)
+    sys.exit(code)
 
 
 def _flush() -> int:
@@ -1838,9 +1845,13 @@ def _flush() -> int:
     except BrokenPipeError:
         _drop_output()
     except OSError as error:
-        _drop_output()
-        return _complain(f"cannot write to standard output: {error.strerror or error}")
+        return _not_printed(error)
     return 0
+
+
+def _not_printed(error: OSError) -> int:
+    _drop_output()
+    return _complain(f"cannot write to standard output: {error.strerror or error}")
 
 
 def _drop_output() -> None:

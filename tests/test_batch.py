@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import kills
 from checkpoints import INTENTS, LABELS, SLOTTED
 from test_index_remote import bucket, server  # noqa: F401  # fixtures
 from zhaiju import scale
@@ -246,16 +246,16 @@ def test_what_was_killed_goes_on(tmp_path):
     command = [sys.executable, "-m", "zhaiju.cli", "predict", "starter", str(data), "-o", f"{output}/"]
     command += ["--part-rows", "20"]
     kept = {}
-    for _ in range(2):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    for round_ in range(2):
+        began = time.monotonic()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and len(list(output.glob("part-*"))) < len(kept) + 2:
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        _, said = process.communicate()
-        assert process.returncode == -signal.SIGKILL, said
-        found = {path.name: path.stat().st_mtime_ns for path in output.glob("part-*")}
-        assert kept.items() < found.items()
-        assert not (output / SUCCESS).exists()
+        with kills.killed(process, "predict", began=began, seed=round_) as alive:
+            assert alive
+            found = {path.name: path.stat().st_mtime_ns for path in output.glob("part-*")}
+            assert kept.items() < found.items()
+            assert not (output / SUCCESS).exists()
         kept = found
     assert len(kept) < 30
     subprocess.run(command, check=True, capture_output=True)

@@ -156,7 +156,6 @@ def test_a_killed_writer_leaves_nothing_under_the_name(tmp_path, monkeypatch):
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     (left,) = tmp_path.iterdir()
     assert left.suffix == ".tmp"
-    os.utime(left, (0, 0))
     assert keep(_encoding(), TEXTS, tmp_path) is not None
     assert [path.suffix for path in tmp_path.iterdir()] == [SUFFIX]
 
@@ -184,6 +183,17 @@ def test_the_files_not_used_for_longest_go_first(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LIMIT", 2 * paths[0].stat().st_size + 10)
     new = keep(_encoding(), sets[3], tmp_path).path
     assert set(tmp_path.iterdir()) == {new, paths[0]}
+
+
+def test_what_a_clock_set_back_says_was_used_in_the_future_does_not_stay_for_ever(tmp_path, monkeypatch):
+    sets = [[f"{number}號倉庫"] for number in range(4)]
+    paths = [keep(_encoding(), texts, tmp_path).path for texts in sets[:3]]
+    os.utime(paths[0], (1 << 33, 1 << 33))
+    for age, path in enumerate(paths[1:]):
+        os.utime(path, (1000 + age, 1000 + age))
+    monkeypatch.setattr(module, "LIMIT", 3 * paths[0].stat().st_size + 10)
+    new = keep(_encoding(), sets[3], tmp_path).path
+    assert set(tmp_path.iterdir()) == {new, *paths[1:]}
 
 
 def test_more_than_the_limit_is_not_kept(tmp_path):

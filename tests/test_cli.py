@@ -1,5 +1,6 @@
 import ast
 import csv
+import errno
 import json
 import os
 import shutil
@@ -396,12 +397,25 @@ def test_weighing_paragraphs_without_a_selector_is_refused(run, pair, tmp_path, 
     assert "need --selector" in refused(run(*command, "-o", tmp_path / "p.json", *arguments))
 
 
-def test_torch_out_of_memory_is_one_line(run, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("Exception from src/inference: std::bad_alloc"),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    ],
+    ids=str,
+)
+def test_out_of_memory_is_one_line_that_names_a_flag_where_the_command_has_one(run, monkeypatch, error, tmp_path):
     def fail(*args, **kwargs):
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory")
+        raise error
 
     monkeypatch.setattr("zhaiju.data.vocabulary.build_tokenizer", fail)
-    assert "out of memory" in refused(run("tokens", "甲"))
+    monkeypatch.setattr("zhaiju.inference.engine.open_engine", fail)
+    assert refused(run("tokens", "甲")).endswith("out of memory")
+    found = refused(run("predict", "starter", SAMPLE / "held_out.json", "-o", tmp_path / "p.json"))
+    assert found.endswith("out of memory; try smaller --batch-tokens")
 
 
 def test_a_directory_as_output_is_refused_before_the_work(run, pair, tmp_path):

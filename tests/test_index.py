@@ -1,7 +1,6 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import textwrap
@@ -13,13 +12,14 @@ import pytest
 
 pytest.importorskip("lancedb")
 
+import kills
 from zhaiju.corpus import index as module
 from zhaiju.corpus.documents import Paragraph
 from zhaiju.corpus.index import Changes, Embedding, Entry, Found, Index, Stored, sync
 from zhaiju.corpus.lexical import BM25
 from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError
 
-KILLS = int(os.environ.get("ZHAIJU_KILLS", 5))
+KILLS = kills.count(5)
 
 BOATS = "林師傅在河邊修船，一天修兩條。"
 BOOKS = "鎮上有兩家書店，一家只賣舊書。"
@@ -375,13 +375,12 @@ def test_kill_at_any_moment_leaves_whole_documents_and_sync_goes_on(tmp_path):
             lines = [f"{name} 號的第 {line} 段，第 {kill} 次寫的" for line in range(chance.randint(1, 6))]
             wanted[f"it's {name}.txt"] = "\n".join(lines)
         file.write_text(json.dumps(wanted), "utf-8")
-        writer = start(uri, file)
+        began, writer = time.monotonic(), start(uri, file)
         assert writer.stdout.readline() == "open\n"
         time.sleep(chance.random() * 1.5)
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
-        writer.stdout.close()
-        content(uri)
+        with kills.killed(writer, "index", began=began, seed=0):
+            writer.stdout.close()
+            content(uri)
     last = start(uri, file)
     output, _ = last.communicate()
     assert last.returncode == 0, output
@@ -402,15 +401,15 @@ def test_kill_while_it_is_made(tmp_path):
     code += "; Index.open(sys.argv[1], create=True)"
     for kill in range(-(-KILLS // 2)):
         uri = str(tmp_path / str(kill))
+        began = time.monotonic()
         maker = subprocess.Popen([sys.executable, "-c", code, uri], stdout=subprocess.PIPE, text=True)
         maker.stdout.readline()
         time.sleep(chance.random() * 0.1)
-        maker.kill()
-        maker.wait()
-        maker.stdout.close()
-        index = Index.open(uri, create=True)
-        index.commit([entry("a", BOATS)])
-        assert texts(index.search("修船", 1)) == [BOATS]
+        with kills.killed(maker, "index", began=began, seed=1):
+            maker.stdout.close()
+            index = Index.open(uri, create=True)
+            index.commit([entry("a", BOATS)])
+            assert texts(index.search("修船", 1)) == [BOATS]
 
 
 @pytest.mark.slow

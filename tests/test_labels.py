@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from urllib.parse import unquote
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import kills
 from budget import examples
 from zhaiju.corpus.documents import Paragraph
 from zhaiju.data.formats import ReadLog, context_file, load_contexts, read_qa
@@ -31,7 +33,7 @@ from zhaiju.service.labels import Labels, Question, Sources, read_questions, rea
 from zhaiju.service.limits import LOOPBACK, RequestError, Settings
 from zhaiju.service.work import load_models
 
-KILLS = int(os.environ.get("ZHAIJU_KILLS", 3))
+KILLS = kills.count(3)
 BOAT, SHOPS, EMOJI = "林師傅在河邊修船。", "鎮上有兩家書店。", "😀船修好了🐳，林師傅明天下水。"
 NOTES = f"# 河邊\n\n{BOAT}\n\n{SHOPS}\n"
 WHO = {"paragraph": 0, "question": "誰在修船？", "answers": [{"start": 0, "end": 3}]}
@@ -707,6 +709,7 @@ def test_killed_at_any_moment_nothing_accepted_is_lost_and_nothing_is_half_there
     accepted, unsure = {}, {}
     for round_ in range(KILLS):
         with command(notes, "-o", output) as (process, address, _), httpx.Client(timeout=10) as client:
+            began = time.monotonic()
             killer = threading.Timer(generator.uniform(0.05, 1.0), process.kill)
             killer.start()
             for number in range(100_000):
@@ -726,9 +729,10 @@ def test_killed_at_any_moment_nothing_accepted_is_lost_and_nothing_is_half_there
                 if wanted is not None:
                     accepted[name] = wanted
             killer.join()
-        found = {example.id: example.question for example in read_qa(output)} if output.exists() else {}
-        different = {name for name in found.keys() | accepted.keys() if found.get(name) != accepted.get(name)}
-        assert different <= set(unsure)
+        with kills.killed(process, "label", began=began, seed=7):
+            found = {example.id: example.question for example in read_qa(output)} if output.exists() else {}
+            different = {name for name in found.keys() | accepted.keys() if found.get(name) != accepted.get(name)}
+            assert different <= set(unsure)
         accepted = found
     assert accepted
     with Labels(output, read_sources([notes])) as labels:  # the dead hold no lock, and leave nothing behind

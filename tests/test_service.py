@@ -27,6 +27,7 @@ import numpy as np
 import pytest
 import uvicorn
 
+import kills
 import zhaiju
 from checkpoints import INTENTS, SLOTTED, bert
 from zhaiju.api import Model
@@ -48,7 +49,7 @@ from zhaiju.service.work import Models, load_models
 from zhaiju.tasks import ReadTask
 from zhaiju.training.run import TrainData, train
 
-KILLS = int(os.environ.get("ZHAIJU_KILLS", 5))
+KILLS = kills.count(5)
 SAMPLE = resources("zhaiju.starter") / "sample"
 CONTEXTS = json.loads((SAMPLE / "context.json").read_text("utf-8"))
 HELD_OUT = json.loads((SAMPLE / "held_out.json").read_text("utf-8"))
@@ -1390,6 +1391,7 @@ def test_killed_while_documents_come_in_nothing_accepted_is_lost_and_nothing_is_
     generator = random.Random(1)
     for round_ in range(KILLS):
         with command("--index", uri, "--uploads", "--selector", "none") as (process, address):
+            began = time.monotonic()
             killer = threading.Timer(generator.uniform(0.05, 1.5), process.kill)
             killer.start()
             for number in range(10_000):
@@ -1403,7 +1405,10 @@ def test_killed_while_documents_come_in_nothing_accepted_is_lost_and_nothing_is_
                 assert response.status_code == 201
                 accepted.add(tuple(pair))
             killer.join()
-        with command("--index", uri, "--selector", "none") as (_, address):
+        with (
+            kills.killed(process, "serve", began=began, seed=1),
+            command("--index", uri, "--selector", "none") as (_, address),
+        ):
             listed = httpx.get(f"{address}/v1/documents", timeout=30).json()["documents"]
             assert all(one["paragraphs"] == 3 for one in listed)
             names = {one["name"] for one in listed}

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+import kills
 from zhaiju.config import TrainSettings
 from zhaiju.data.chunks import arrays, pad
 from zhaiju.data.examples import Context, IntentExample, QAExample, SlotExample, Span
@@ -656,30 +658,31 @@ def uninterrupted(tmp_path_factory, data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(int(os.environ.get("ZHAIJU_KILLS", "3"))))
+@pytest.mark.parametrize("seed", range(kills.count(3)))
 def test_a_run_killed_at_random_and_resumed_ends_with_the_same_weights(uninterrupted, tmp_path, seed):
     whole = uninterrupted / "run"
     total = _lines(whole)
     generator = np.random.default_rng(seed)
     run = tmp_path / "run"
-    kills = 0
-    for wanted in sorted(generator.integers(1, total - 5, 2)):
-        process = subprocess.Popen(_command(uninterrupted, run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and _lines(run) < wanted:
-            time.sleep(0.002)
-        time.sleep(float(generator.random()) * 0.05)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-    subprocess.run(_command(uninterrupted, run), check=True, capture_output=True)
-    assert kills > 0
-    assert (run / "last").resolve().name == (whole / "last").resolve().name
-    assert (run / "best").resolve().name == (whole / "best").resolve().name
-    assert _equal(run / "last", whole / "last")
-    assert _equal(run / "best", whole / "best")
-    assert _without_times(run) == _without_times(whole)
-    assert not list(run.rglob("*.tmp"))
+    with ExitStack() as checked:
+        alive = 0
+        for wanted in sorted(generator.integers(1, total - 5, 2)):
+            began = time.monotonic()
+            process = subprocess.Popen(
+                _command(uninterrupted, run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            while process.poll() is None and _lines(run) < wanted:
+                time.sleep(0.002)
+            time.sleep(float(generator.random()) * 0.05)
+            alive += checked.enter_context(kills.killed(process, "train", began=began, seed=seed))
+        subprocess.run(_command(uninterrupted, run), check=True, capture_output=True)
+        assert alive > 0
+        assert (run / "last").resolve().name == (whole / "last").resolve().name
+        assert (run / "best").resolve().name == (whole / "best").resolve().name
+        assert _equal(run / "last", whole / "last")
+        assert _equal(run / "best", whole / "best")
+        assert _without_times(run) == _without_times(whole)
+        assert not list(run.rglob("*.tmp"))
 
 
 @pytest.mark.slow
@@ -831,7 +834,7 @@ def test_a_full_disk_under_a_checkpoint_is_an_output_error(tmp_path, data, monke
             SafetensorError("I/O error: No space left") if kind == "safetensors" else RuntimeError("write failed\nat 7")
         )
 
-    monkeypatch.setattr("torch.save" if kind == "torch" else "zhaiju.training.run.save", full)
+    monkeypatch.setattr("torch.save" if kind == "torch" else "transformers.PreTrainedModel.save_pretrained", full)
     with pytest.raises(OutputError, match=r"cannot write .*step-00000001: (write failed|I/O error: No space left)$"):
         train("read", replace(TINY, max_steps=1), data, tmp_path / "run")
     assert not list((tmp_path / "run" / "checkpoints").iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import inspect
 import io
 import json
@@ -22,7 +23,7 @@ import typer
 
 from zhaiju import files, threads, ui
 from zhaiju.config import TrainSettings, _types, load_settings, plain_type
-from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError, ZhaijuError
+from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError, ZhaijuError, is_out_of_memory
 from zhaiju.service.limits import LOOPBACK, Settings
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 # The tasks, and under which name the column of a CSV has their predictions.
 COLUMNS = {"select": "answer", "read": "answer", "intent": "intent", "slots": "tags"}
 SHOWN = ("em", "f1", "accuracy", "sentence_accuracy")  # figures that a training tells of at each evaluation
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 NAMED = 5  # ids that a message names before it says how many more there are
 
 app = typer.Typer(
@@ -1806,6 +1808,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    code: Any
     try:
         code = app(standalone_mode=False)
     except ZhaijuError as error:
@@ -1814,20 +1817,55 @@ def main() -> None:
         _complain("interrupted" if stopped.number == signal.SIGINT else "terminated")
         code = 128 + stopped.number
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         code = 0
-    except MemoryError:
-        code = _complain("out of memory; try smaller --batch-tokens")
-    except OSError as error:
-        code = _complain(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
-            code = _complain("out of memory; try smaller --batch-tokens")  # torch's own, of the GPU and of the CPU
+        if is_out_of_memory(error):
+            code = _complain(f"out of memory{_spared(sys.argv[1:])}")
+        elif isinstance(error, OSError) and error.filename is None and error.errno in _NO_ROOM:
+            code = _not_printed(error)  # files are named
+        elif isinstance(error, OSError):
+            code = _complain(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
         elif not hasattr(error, "format_message"):  # click's errors: a wrong flag, a missing argument
             raise
         else:
             code = _complain(f"{error.format_message()} (see zhaiju --help)")
-    sys.exit(code if isinstance(code, int) else 0)
+    code = code if isinstance(code, int) else 0
+    code = _flush() or code
+    for number in (signal.SIGINT, signal.SIGTERM):  # all is said: what libraries do at exit is cut short without a word
+        signal.signal(number, signal.SIG_DFL)
+    sys.exit(code)
+
+
+def _flush() -> int:
+    """Write what was printed and not written yet; gives 2, and says so, where that is refused."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+    except OSError as error:
+        return _not_printed(error)
+    return 0
+
+
+def _not_printed(error: OSError) -> int:
+    _drop_output()
+    return _complain(f"cannot write to standard output: {error.strerror or error}")
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _spared(arguments: Sequence[str]) -> str:
+    """How the command given takes less memory, to end a sentence with; nothing where it has no such flag."""
+    command: Any = typer.main.get_command(app)
+    known = command.commands.get(arguments[0] if arguments else "")
+    flags = {flag for parameter in getattr(known, "params", ()) for flag in parameter.opts}
+    ways = {"--batch-tokens": "smaller --batch-tokens", "--activation-checkpointing": "--activation-checkpointing"}
+    found = [way for flag, way in ways.items() if flag in flags]
+    return f"; try {' or '.join(found)}" if found else ""
 
 
 class _Stopped(BaseException):

@@ -83,6 +83,23 @@ class DataError(ZhaijuError):
         )
 
 
+# What is said where there is no class of errors for it: by torch, by other C++, by the system when it maps a file.
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "bad_alloc",
+    "bad allocation",
+    "Failed to allocate memory",
+    "Cannot allocate",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there was no memory left, here or on a GPU, whichever library raised it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return not isinstance(error, ZhaijuError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
 def shorten(value: object, limit: int = 80) -> str:
     """`value` as it would be typed in Python, on one line of at most `limit` characters."""
     text = value if isinstance(value, _Verbatim) else repr(value)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import tempfile
 import time
 import zlib
 from collections.abc import Iterable, Sequence
@@ -34,12 +33,12 @@ from zhaiju.data import encoding as encodings
 from zhaiju.data import hints, script
 from zhaiju.data.encoding import Encoding, Tokens
 from zhaiju.data.hints import Hints
+from zhaiju.errors import OutputError
 
 Source = str | tuple[str, ...]  # a text, or a list of words
 
 LIMIT = 1 << 30
 SUFFIX = ".tokens"
-STALE_SECONDS = 24 * 3600
 LIBRARIES = ("tokenizers", "transformers", "opencc", "rjieba", "numpy")
 
 _MAGIC = b"zhaiju 1"
@@ -70,6 +69,10 @@ def key_of(source: Source) -> bytes:
     for word in source:
         digest.update(hashlib.sha256(word.encode("utf-8", "surrogatepass")).digest())
     return digest.digest()
+
+
+class _TooLargeError(Exception):
+    """A file would become larger than it may."""
 
 
 class TokenStore:
@@ -198,7 +201,7 @@ def keep(encoding: Encoding, sources: Iterable[Source], folder: Path | None = No
         if store is None and _make(path, encoding, list(distinct.values())):
             store = _open(path)
             _prune(folder, path)
-    except OSError:
+    except (OSError, OutputError):
         return None
     encoding.store = store
     return store
@@ -217,31 +220,25 @@ def _open(path: Path) -> TokenStore | None:
 
 
 def _make(path: Path, encoding: Encoding, sources: Sequence[Source]) -> bool:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w+b") as stream:
+        with files.atomic_binary(path) as stream:
             if not write(stream, encoding, sources):
-                return False
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-        files.sync_directory(path.parent)
-        return True
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+                raise _TooLargeError
+    except _TooLargeError:
+        return False
+    return True
 
 
 def _prune(folder: Path, new: Path) -> None:
     """Remove what killed writers left, and the files not used for longest until all take `LIMIT` bytes at most."""
-    found = []
-    for path in folder.iterdir():
+    files.remove_left_overs_in(folder)
+    found, now = [], time.time()
+    for path in folder.glob(f"*{SUFFIX}"):
         with suppress(OSError):
             state = path.stat()
-            if path.suffix == ".tmp" and time.time() - state.st_mtime > STALE_SECONDS:
-                path.unlink()
-            elif path.suffix == SUFFIX:
-                found.append((path == new, state.st_mtime, state.st_size, path))
+            # What the clock says was used in the future, for it was set back since, is not to stay for ever.
+            used = state.st_mtime if state.st_mtime <= now else 0.0
+            found.append((path == new, used, state.st_size, path))
     total = 0
     for _, _, size, path in sorted(found, reverse=True):
         total += size

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zhaiju.data.chunks import Chunk, arrays
-from zhaiju.errors import CheckpointError, ConfigError
+from zhaiju.errors import CheckpointError, ConfigError, is_out_of_memory
 from zhaiju.modeling.checkpoint import GRAPHS
 from zhaiju.threads import wanted_threads
 
@@ -138,6 +138,8 @@ class OnnxBackend:
         except CheckpointError:
             raise
         except Exception as error:  # onnxruntime's errors have no common class
+            if is_out_of_memory(error):
+                raise
             raise CheckpointError(f"{directory}: {str(error).splitlines()[0]}") from error
         self._inputs = [entry.name for entry in self._session.get_inputs()]
         self._outputs = _outputs([entry.name for entry in self._session.get_outputs()], directory)

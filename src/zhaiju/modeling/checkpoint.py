@@ -27,7 +27,7 @@ from zhaiju.data.encoding import MATCH_TYPES, Encoding
 from zhaiju.data.hints import HINT_TYPES
 from zhaiju.data.script import AS_IS
 from zhaiju.data.vocabulary import Kind, PlainTokenizer, build_tokenizer
-from zhaiju.errors import CheckpointError, ConfigError, shorten
+from zhaiju.errors import CheckpointError, ConfigError, is_out_of_memory, shorten
 from zhaiju.tasks import TASKS, make_task
 from zhaiju.tasks.base import Head, Task
 
@@ -591,6 +591,18 @@ def load_tokenizer(where: str) -> Any:
     return tokenizer
 
 
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Make an `OSError` again of what torch, safetensors and tokenizers raise where the system refuses to write."""
+    try:
+        yield
+    except Exception as error:
+        theirs = type(error) in (RuntimeError, Exception) or type(error).__name__ == "SafetensorError"
+        if is_out_of_memory(error) or not theirs:
+            raise
+        raise OSError((str(error).strip().splitlines() or [type(error).__name__])[0]) from error
+
+
 def save(
     directory: Path, network: Network, encoding: Encoding, meta: Meta, *, weights: Mapping[str, Any] | None = None
 ) -> None:
@@ -602,10 +614,13 @@ def save(
         encoding: Its tokenizer and windows.
         meta: The settings to keep with it.
         weights: State of the network's model to keep; None: the one that it has.
+
+    Raises:
+        OSError: it cannot be written.
     """
     from zhaiju.modeling.parts import plain_state
 
-    with _silence():
+    with _silence(), refusing():
         network.model.save_pretrained(directory, state_dict=plain_state(network.model, weights))
     _save_rest(directory, encoding, meta, {})
 
@@ -624,7 +639,7 @@ def save_exported(checkpoint: Checkpoint, directory: Path, task: str) -> None:
 
 
 def _save_rest(directory: Path, encoding: Encoding, meta: Meta, more: Mapping[str, Any]) -> None:
-    with _silence():
+    with _silence(), refusing():
         encoding.tokenizer.save_pretrained(directory)  # type: ignore[union-attr]
     _name_class_for_all(directory / "tokenizer_config.json")
     values = {
@@ -767,6 +782,8 @@ def _quietly(where: str, call: Callable[[], Any]) -> Any:
         with _silence():
             return call()
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(error, (pickle.UnpicklingError, EOFError)):
             reason = "its pytorch_model.bin is damaged, or holds more than tensors; nothing in it was run"

@@ -23,6 +23,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import sys
@@ -38,7 +39,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
 from zhaiju import files
 from zhaiju.config import TrainSettings, differences, load_settings
@@ -47,12 +47,12 @@ from zhaiju.data.cache import keep as keep_tokens
 from zhaiju.data.examples import QAExample, SlotExample
 from zhaiju.data.formats import ReadLog, load_contexts
 from zhaiju.data.readers import paragraphs_of, read_examples
-from zhaiju.errors import ConfigError, DataError
+from zhaiju.errors import ConfigError, DataError, TrainingError
 from zhaiju.inference.backends import TorchBackend
 from zhaiju.inference.calibrate import MOST_EXAMPLES, calibrate, calibration_record
 from zhaiju.inference.engine import Engine, make_engine
 from zhaiju.modeling.attention import quick_attention
-from zhaiju.modeling.checkpoint import Checkpoint, Meta, Shape, from_scratch, load, save, save_calibration
+from zhaiju.modeling.checkpoint import Checkpoint, Meta, Shape, from_scratch, load, refusing, save, save_calibration
 from zhaiju.modeling.initialise import discriminant_head, freeze_embeddings, mean_pooling
 from zhaiju.modeling.memory import recompute_activations
 from zhaiju.modeling.parts import pool_dropout, quick_dropout, sum_token_types
@@ -68,6 +68,7 @@ STATE_FILE = "training.pt"
 CALIBRATION_FILE = "calibration.json"
 OUTCOMES_FILE = "outcomes.json"
 HELD_OUT_SHARE = 0.1
+_GONE = re.compile(r"gloo|NCCL|TCPStore|Connection (closed|reset)|Broken pipe", re.IGNORECASE)
 LIBRARIES = ("zhaiju", "torch", "transformers", "tokenizers", "accelerate", "numpy", "opencc", "rjieba")
 
 
@@ -268,7 +269,8 @@ def train(
         resumed = processes.first(
             lambda: (lock.enter_context(_alone(run)), _claim(run, task_name, settings, data, overwrite=overwrite))[1]
         )
-        return _train(task_name, settings, data, run, resumed, processes, until, on_event, on_progress)
+        with _not_left_alone(run, processes):
+            return _train(task_name, settings, data, run, resumed, processes, until, on_event, on_progress)
 
 
 def _train(
@@ -318,6 +320,23 @@ def _train(
     return processes.first(conclude)
 
 
+@contextmanager
+def _not_left_alone(run: Path, processes: Processes) -> Iterator[None]:
+    """Say in a line what torch says in a page where another process of the training is gone.
+
+    Raises:
+        TrainingError: it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # gloo's are of no other class
+        if processes.count == 1 or not _GONE.search(str(error)):
+            raise
+        raise TrainingError(
+            f"another process of this training has ended; the same command goes on from the last save in {run}"
+        ) from error
+
+
 def _prepare(run: Path, loop: Loop) -> None:
     """Make what stands in the run's directory agree with the loop's state."""
     if loop.best_step:  # a kill may have come between writing the checkpoint and pointing at it
@@ -331,7 +350,10 @@ def _logging(run: Path, *, first: bool) -> Iterator[Callable[[Event], None]]:
     if not first:
         yield lambda event: None
         return
-    with (run / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+    path = run / "metrics.jsonl"
+    with files.writing_to(path):
+        stream = path.open("ab", buffering=0)  # what a full disk has refused is not to be written again at closing
+    with stream:
         yield partial(_log, stream)
 
 
@@ -556,12 +578,11 @@ def _write(
     directory = _step_directory(run, loop.step)
 
     def save_state(path: Path) -> None:
-        with _full_disk():
+        with refusing():
             torch.save(state, path)
 
     def fill(temporary: Path) -> None:
-        with _full_disk():
-            save(temporary, checkpoint.network, checkpoint.encoding, meta, weights=weights)
+        save(temporary, checkpoint.network, checkpoint.encoding, meta, weights=weights)
         save_state(temporary / STATE_FILE)
 
     if (run / "last").resolve() == directory.resolve() and (directory / STATE_FILE).is_file():
@@ -579,15 +600,6 @@ def _write(
     if loop.best_step != loop.step:
         with suppress(FileNotFoundError):  # only the last one is gone on from
             (_step_directory(run, loop.best_step) / STATE_FILE).unlink()
-
-
-@contextmanager
-def _full_disk() -> Iterator[None]:
-    """Turn what torch and safetensors make of a full disk into an `OSError` again."""
-    try:
-        yield
-    except (RuntimeError, SafetensorError) as error:
-        raise OSError(str(error).splitlines()[0]) from error
 
 
 def _log(stream: Any, event: Event) -> None:
@@ -613,9 +625,10 @@ def _log(stream: Any, event: Event) -> None:
         }
     else:
         return
+    line = json.dumps(values).encode() + b"\n"
     with files.writing_to(Path(stream.name)):
-        stream.write(json.dumps(values) + "\n")
-        stream.flush()
+        while line:  # a disk that is nearly full takes a part
+            line = line[stream.write(line) :]
         if isinstance(event, Evaluated):
             os.fsync(stream.fileno())
 

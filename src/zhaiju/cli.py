@@ -12,7 +12,6 @@ import re
 import shlex
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, fields
@@ -1464,6 +1463,7 @@ def label(
 
 def _open_in_browser(address: str) -> None:
     """Without waiting: a browser in a terminal returns when it is left."""
+    import threading
     import webbrowser
 
     def show() -> None:
@@ -1819,6 +1819,7 @@ def main() -> None:
         sys.unraisablehook = unraisable
     code = code if isinstance(code, int) else 0
     code = _flush() or code
+    signal.setitimer(signal.ITIMER_REAL, 0)
     for number in (signal.SIGINT, signal.SIGTERM):  # all is said: what libraries do at exit is cut short without a word
         signal.signal(number, signal.SIG_DFL)
     sys.exit(code)
@@ -1910,9 +1911,8 @@ def _stop_again(otherwise: Callable[[Any], None], unraisable: Any) -> None:
 
 
 def _signal_again(number: int) -> None:
-    again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), number))
-    again.daemon = True
-    again.start()
+    signal.signal(signal.SIGALRM, lambda _, frame: _stop(number, frame))  # a thread could not be started everywhere
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
 
 
 def _complain(message: str) -> int:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from importlib.resources import files as resources
@@ -14,6 +15,7 @@ import zhaiju
 from checkpoints import INTENTS, SLOTTED
 from zhaiju import cli
 from zhaiju.data.examples import SelectPrediction
+from zhaiju.errors import ConfigError
 
 SAMPLE = resources("zhaiju.starter") / "sample"
 SHAPE = ["--scratch", "--layers", "1", "--hidden", "16", "--heads", "2", "--intermediate", "32", "--lr", "0.001"]
@@ -416,6 +418,56 @@ def test_out_of_memory_is_one_line_that_names_a_flag_where_the_command_has_one(r
     assert refused(run("tokens", "甲")).endswith("out of memory")
     found = refused(run("predict", "starter", SAMPLE / "held_out.json", "-o", tmp_path / "p.json"))
     assert found.endswith("out of memory; try smaller --batch-tokens")
+
+
+# A signal meets a callback, which cannot raise: Python only tells of it.
+CALLBACK = """
+import os, signal, time, weakref
+from zhaiju import cli
+
+class Thing:
+    pass
+
+def interrupted(*args, **kwargs):
+    thing = Thing()
+    kept = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    del thing
+    time.sleep(60)
+
+import zhaiju.data.vocabulary
+zhaiju.data.vocabulary.build_tokenizer = interrupted
+cli.main()
+"""
+
+
+def test_a_signal_that_meets_an_import_waits_for_its_end(tmp_path):
+    (tmp_path / "met.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(0.2)\nprint('imported', flush=True)\n"
+    )
+    code = "import sys, zhaiju.data.vocabulary as v; from zhaiju import cli\n"
+    code += "def met(*a, **k):\n    import met, time\n    time.sleep(60)\nv.build_tokenizer = met\ncli.main()"
+    command = [sys.executable, "-c", code, "tokens", "甲"]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "imported\n", "zhaiju: interrupted\n")
+
+
+def test_a_signal_that_meets_a_callback_is_not_lost():
+    command = [sys.executable, "-c", CALLBACK, "tokens", "甲"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "zhaiju: terminated\n")
+
+
+@pytest.mark.parametrize("kind", [ImportError, ConfigError])
+def test_a_signal_that_a_library_makes_an_error_of_is_told_as_a_signal(run, monkeypatch, kind):
+    def interrupted(*args, **kwargs):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except BaseException:
+            raise kind("initialization failed") from None
+
+    monkeypatch.setattr("zhaiju.data.vocabulary.build_tokenizer", interrupted)
+    assert run("tokens", "甲") == (130, "", "zhaiju: interrupted\n")
 
 
 def test_a_directory_as_output_is_refused_before_the_work(run, pair, tmp_path):

@@ -17,7 +17,8 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 COLUMNS = {"select": "answer", "read": "answer", "intent": "intent", "slots": "tags"}
 SHOWN = ("em", "f1", "accuracy", "sentence_accuracy")  # figures that a training tells of at each evaluation
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+AGAIN_SECONDS = 0.02  # until a signal that could not be answered is sent again
 NAMED = 5  # ids that a message names before it says how many more there are
 
 app = typer.Typer(
@@ -1804,37 +1806,51 @@ def main() -> None:
     """Run the command line; every foreseen error is one line on stderr and exit code 2."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    unraisable, sys.unraisablehook = sys.unraisablehook, partial(_stop_again, sys.unraisablehook)
     threads.prepare()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    code: Any
     try:
         code = app(standalone_mode=False)
-    except ZhaijuError as error:
-        code = _complain(str(error))
-    except _Stopped as stopped:
-        _complain("interrupted" if stopped.number == signal.SIGINT else "terminated")
-        code = 128 + stopped.number
-    except BrokenPipeError:
-        _drop_output()
-        code = 0
-    except Exception as error:
-        if is_out_of_memory(error):
-            code = _complain(f"out of memory{_spared(sys.argv[1:])}")
-        elif isinstance(error, OSError) and error.filename is None and error.errno in _NO_ROOM:
-            code = _not_printed(error)  # files are named
-        elif isinstance(error, OSError):
-            code = _complain(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
-        elif not hasattr(error, "format_message"):  # click's errors: a wrong flag, a missing argument
-            raise
-        else:
-            code = _complain(f"{error.format_message()} (see zhaiju --help)")
+    except (Exception, _Stopped) as error:
+        code = _ended(error)
+    finally:
+        sys.unraisablehook = unraisable
     code = code if isinstance(code, int) else 0
     code = _flush() or code
+    signal.setitimer(signal.ITIMER_REAL, 0)
     for number in (signal.SIGINT, signal.SIGTERM):  # all is said: what libraries do at exit is cut short without a word
         signal.signal(number, signal.SIG_DFL)
     sys.exit(code)
+
+
+def _ended(error: BaseException) -> int:
+    """Say in one line what has ended a command; gives the exit code. What is not foreseen is raised again."""
+    if stopped := _stop_in(error):
+        _complain("interrupted" if stopped.number == signal.SIGINT else "terminated")
+        return 128 + stopped.number
+    if isinstance(error, ZhaijuError):
+        return _complain(str(error))
+    if isinstance(error, BrokenPipeError):
+        _drop_output()
+        return 0
+    if is_out_of_memory(error):
+        return _complain(f"out of memory{_spared(sys.argv[1:])}")
+    if isinstance(error, OSError):
+        if error.filename is None and error.errno in _NO_ROOM:  # files are named
+            return _not_printed(error)
+        return _complain(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
+    if hasattr(error, "format_message"):  # click's errors: a wrong flag, a missing argument
+        return _complain(f"{error.format_message()} (see zhaiju --help)")
+    raise error
+
+
+def _stop_in(error: BaseException | None) -> _Stopped | None:
+    """The signal that an error comes from: a library that it met while it was imported may have made another of it."""
+    while error is not None and not isinstance(error, _Stopped):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _flush() -> int:
@@ -1876,8 +1892,27 @@ class _Stopped(BaseException):
         self.number = number
 
 
-def _stop(number: int, frame: object) -> NoReturn:
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Raise `_Stopped`; but not in an import, in which C++ may be waiting that would end the process without a word."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            _signal_again(number)
+            return
+        frame = frame.f_back
     raise _Stopped(number)
+
+
+def _stop_again(otherwise: Callable[[Any], None], unraisable: Any) -> None:
+    """Do not lose a signal that came during a callback, which cannot raise."""
+    if isinstance(unraisable.exc_value, _Stopped):
+        _signal_again(unraisable.exc_value.number)
+    else:
+        otherwise(unraisable)
+
+
+def _signal_again(number: int) -> None:
+    signal.signal(signal.SIGALRM, lambda _, frame: _stop(number, frame))  # a thread could not be started everywhere
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
 
 
 def _complain(message: str) -> int:

@@ -210,7 +210,7 @@ class Index:
                 return read(copy.table)
             except (OSError, RuntimeError, ValueError) as error:
                 if not self._replica.renew(copy):
-                    raise DataError("cannot be read as an index", file=copy.path, found=_found(error)) from error
+                    raise DataError("cannot be read as an index", file=self.uri, found=_found(error)) from error
         table = self._table
         with _reading(self.uri):
             return read(table)

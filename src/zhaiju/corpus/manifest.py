@@ -138,7 +138,7 @@ def _of_index(message: bytes) -> tuple[list[File], str]:
 
 
 def _message(data: bytes, at: int) -> bytes:
-    (length,) = struct.unpack_from("<I", data, at)
+    length = int.from_bytes(data[at : at + 4], "little")
     if at + 4 + length > len(data):
         raise ValueError("no manifest: it is cut off")
     return data[at + 4 : at + 4 + length]

@@ -54,7 +54,8 @@ class Replication:
 
     Attributes:
         most: Bytes that all copies in the folder may take. To make room, those of other indexes that nobody reads are
-            removed, the least recently used first; an index that is too large is read where it is.
+            removed, the least recently used first; an index that is too large is read where it is. Until a new version
+            of an index takes the place of the one that is read, both need room, but what they share only once.
         every: Seconds after which it is asked for a newer version, in the background. 0: before every question, which
             waits for it.
         folder: Where; None: `replicas` in the cache (see `zhaiju.files.cache_folder`).
@@ -163,7 +164,7 @@ class Replica:
                     raise
                 self._away = True
                 self._tell(f"the copy of {self.uri} answers, as it was: {error}")
-            except (OutputError, ValueError) as error:
+            except (OutputError, OSError, ValueError) as error:
                 self._copy = self._listed = None
                 self._away = False
                 self._tell(f"{self.uri} is read where it is: {error}")
@@ -200,7 +201,7 @@ class Replica:
             self._copy = self._listed = None
             return
         with suppress(OSError):
-            os.utime(self._home / "lock")  # used now
+            os.utime(self._home / "lock")  # used now, and as new as the index then
         if self._copy is not None and listed == self._listed and _manifest(self._copy.path / self._table).exists():
             return
         for _ in range(ATTEMPTS):
@@ -249,7 +250,9 @@ class Replica:
     def _left(self) -> Copy | None:
         """The newest copy that this or another process has made."""
         try:
-            return self._take((self._home / "latest").resolve(strict=True))
+            copy = self._take((self._home / "latest").resolve(strict=True))
+            self._seen = time.monotonic() - (time.time() - (self._home / "lock").stat().st_mtime)
+            return copy
         except OSError:
             return None
 
@@ -257,7 +260,7 @@ class Replica:
     def _locked(self) -> Iterator[None]:
         """Keep every other process from making and removing copies of this index."""
         with files.writing_to(self._home):
-            self._home.mkdir(parents=True, exist_ok=True)
+            self._home.mkdir(mode=0o700, parents=True, exist_ok=True)  # who may read the bucket is not everyone here
             descriptor = os.open(self._home / "lock", os.O_RDWR | os.O_CREAT, 0o666)
         try:
             with files.writing_to(self._home):
@@ -275,7 +278,9 @@ class Replica:
         pool = self._home / "files"
         missing = [file for file in wanted if not _is_there(pool, file)]
         with files.writing_to(self._home):
-            self._make_room(wanted, missing)
+            self._make_room(wanted, missing, len(manifest))
+            for file in missing:
+                (pool / file.name).parent.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(FETCHES) as threads:
             fetching = [threads.submit(self._fetch, pool, file) for file in missing]
             try:
@@ -303,13 +308,11 @@ class Replica:
             found = (pool / file.name).stat().st_size
             raise DataError("has another size", file=self._fetched.at(file.name), found=found, expected=str(file.size))
 
-    def _make_room(self, wanted: Sequence[File], missing: Sequence[File]) -> None:
+    def _make_room(self, wanted: Sequence[File], missing: Sequence[File], manifest: int) -> None:
         """Raise an OutputError unless there is room for what is missing, or can be made."""
-        needed, most = sum(file.size for file in missing), self._how.most
-        if (whole := sum(file.size for file in wanted)) > most:
+        needed, most = manifest + sum(file.size for file in missing), self._how.most
+        if (whole := manifest + sum(file.size for file in wanted)) > most:
             raise OutputError(f"it takes {whole:,} bytes, and copies may take {most:,}")
-        for file in missing:
-            (self._home / "files" / file.name).parent.mkdir(parents=True, exist_ok=True)
         if _size(self._folder) + needed <= most:
             return
         _prune(self._home / "files", wanted)
@@ -317,6 +320,8 @@ class Replica:
             if _size(self._folder) + needed <= most:
                 return
             _empty(other)
+        for older in (self._home / "copies").glob("*"):
+            _remove(older)
         if (taken := _size(self._folder)) + needed > most:
             raise OutputError(f"{needed:,} bytes more are needed; copies in use take {taken:,} and may take {most:,}")
 
@@ -403,7 +408,10 @@ def _remove(path: Path, *, held: bool = False) -> None:
 
 def _empty(home: Path) -> None:
     """Remove the copies of an index unless somebody reads or makes one."""
-    descriptor = os.open(home / "lock", os.O_RDWR)
+    try:
+        descriptor = os.open(home / "lock", os.O_RDWR)
+    except OSError:
+        return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         copies = list((home / "copies").iterdir()) if (home / "copies").is_dir() else []
@@ -411,7 +419,7 @@ def _empty(home: Path) -> None:
             _remove(path)
         if not any(path.exists() for path in copies):
             shutil.rmtree(home / "files", ignore_errors=True)
-    except BlockingIOError:
+    except OSError:
         pass
     finally:
         os.close(descriptor)

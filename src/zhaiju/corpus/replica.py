@@ -346,8 +346,14 @@ def _keep_following(replica: weakref.ref[Replica], every: float, stopped: thread
         one = replica()
         if one is None:
             return
-        with suppress(ZhaijuError):  # there is no copy; who reads it where it is will be told
+        try:
             one.follow()
+        except ZhaijuError:  # there is no copy; who reads it where it is will be told
+            pass
+        except RuntimeError:
+            if threading.main_thread().is_alive():
+                raise
+            return  # the end of Python, where no thread may start any more
         del one
 
 

@@ -34,7 +34,7 @@ def read(name):
 def run(*arguments):
     """zhaiju in its own process; its exit code, what it printed, what it said."""
     command = [sys.executable, "-c", "from zhaiju.cli import main; main()", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)  # only so that it ends
     return done.returncode, done.stdout, done.stderr
 
 

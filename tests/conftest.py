@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from buckets import bucket, own_server, server  # noqa: F401  # fixtures
+
 
 @pytest.fixture(scope="session")
 def shared():

@@ -23,7 +23,6 @@ import pytest
 
 import kills
 from checkpoints import INTENTS, LABELS, SLOTTED
-from test_index_remote import bucket, server  # noqa: F401  # fixtures
 from zhaiju import scale
 from zhaiju.corpus import cluster
 from zhaiju.data import parquet
@@ -448,7 +447,7 @@ def test_parquet_of_the_squad_data_sets_is_read(tmp_path):
 
 
 @pytest.mark.slow
-def test_everything_may_lie_in_a_bucket(run, bucket, tmp_path):  # noqa: F811
+def test_everything_may_lie_in_a_bucket(run, bucket, tmp_path):
     storage = Storage(bucket)
     data = write(tmp_path / "q.parquet", rows(10))
     storage.write("in/a.parquet", data.read_bytes())

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from hashlib import sha256
 
 import numpy as np
@@ -17,6 +18,7 @@ from zhaiju.corpus import index as module
 from zhaiju.corpus.documents import Paragraph
 from zhaiju.corpus.index import Changes, Embedding, Entry, Found, Index, Stored, sync
 from zhaiju.corpus.lexical import BM25
+from zhaiju.corpus.replica import Replication
 from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError
 
 KILLS = kills.count(5)
@@ -35,9 +37,27 @@ def texts(found):
     return [one.paragraph.text for one in found]
 
 
+# What is promised of an index wherever it is: in a folder, on a bucket, or there and read from a copy of it here.
+everywhere = pytest.mark.parametrize("place", ["folder", "bucket", "replica"], indirect=True)
+
+
 @pytest.fixture
-def index(tmp_path):
-    made = Index.open(str(tmp_path / "index"), create=True)
+def place(request):
+    return getattr(request, "param", "folder")
+
+
+@pytest.fixture
+def opened(place, request, tmp_path):
+    """Opens the index of a test, always the same one."""
+    if place == "folder":
+        return partial(Index.open, str(tmp_path / "index"))
+    kept = Replication(every=0, folder=tmp_path / "copies") if place == "replica" else None
+    return partial(Index.open, request.getfixturevalue("bucket"), replica=kept)
+
+
+@pytest.fixture
+def index(opened):
+    made = opened(create=True)
     made.commit([entry("a.txt", BOATS, BOOKS), entry("b.txt", TEA)])
     return made
 
@@ -45,6 +65,7 @@ def index(tmp_path):
 # --- what is kept
 
 
+@everywhere
 def test_paragraphs_come_back_as_they_were(index):
     given = [
         Paragraph("一\n二", 'it\'s "é".pdf', page=3, heading="題"),
@@ -58,6 +79,7 @@ def test_paragraphs_come_back_as_they_were(index):
     assert index.paragraphs("nothing") == []
 
 
+@everywhere
 def test_documents_are_listed_with_digest_and_count(index):
     index.update("empty.txt", "e", [])
     assert index.documents() == [Stored("a.txt", "1", 2), Stored("b.txt", "1", 1), Stored("empty.txt", "e", 0)]
@@ -66,8 +88,9 @@ def test_documents_are_listed_with_digest_and_count(index):
     assert index.documents()[2] == Stored("empty.txt", "f", 1)
 
 
-def test_changes_and_removals_show_at_once_before_and_after_optimising(index):
-    reader = Index.open(index.uri)
+@everywhere
+def test_changes_and_removals_show_at_once_before_and_after_optimising(index, opened):
+    reader = opened()
     for _ in range(2):
         assert texts(reader.search("誰在河邊修船？", 1)) == [BOATS]
         index.update("a.txt", "2", [Paragraph(GOATS, "a.txt")])
@@ -80,6 +103,7 @@ def test_changes_and_removals_show_at_once_before_and_after_optimising(index):
         assert index.is_optimised
 
 
+@everywhere
 def test_one_commit_changes_adds_and_removes_and_leaves_the_others(index):
     index.commit([entry("a.txt", GOATS, digest="2"), entry("c'.txt", BOOKS)], ["b.txt", "never there"])
     assert index.documents() == [Stored("a.txt", "2", 1), Stored("c'.txt", "1", 1)]
@@ -114,6 +138,7 @@ def test_long_words_and_odd_characters_are_kept(index):
 # --- search
 
 
+@everywhere
 def test_search_is_bm25(index):
     all_texts = [BOATS, BOOKS, TEA]
     index.optimise()
@@ -153,6 +178,7 @@ def test_no_question_is_an_error(index, question):
     assert texts(index.search(question + " 修船", 1)) == [BOATS]
 
 
+@everywhere
 def test_equal_paragraphs_come_in_the_order_of_names(index):
     index.commit([entry(name, GOATS) for name in ("z", "y", "x")])
     assert [found.paragraph.document for found in index.search("山羊", 9)] == ["x", "y", "z"]
@@ -160,8 +186,9 @@ def test_equal_paragraphs_come_in_the_order_of_names(index):
     assert index.search("山羊", 0) == []
 
 
-def test_new_index_has_nothing(tmp_path):
-    index = Index.open(str(tmp_path), create=True)
+@everywhere
+def test_new_index_has_nothing(opened):
+    index = opened(create=True)
     assert index.count == 0
     assert index.documents() == index.search("貓", 3) == []
     index.optimise()
@@ -170,10 +197,11 @@ def test_new_index_has_nothing(tmp_path):
 # --- what is opened
 
 
-def test_no_index_is_an_error_and_nothing_is_made(tmp_path):
+@everywhere
+def test_no_index_is_an_error_and_nothing_is_made(opened, place, tmp_path):
     with pytest.raises(DataError, match="holds no index"):
-        Index.open(str(tmp_path / "none"))
-    assert not (tmp_path / "none").exists()
+        opened()
+    assert place != "folder" or not (tmp_path / "index").exists()
 
 
 def test_creation_that_was_killed_is_done_again(tmp_path):
@@ -240,6 +268,7 @@ class Folder:
         return [Paragraph(line, name, line=place) for place, line in enumerate(self.contents[name].split("\n"), 1)]
 
 
+@everywhere
 def test_sync_reads_only_what_changed(index):
     folder = Folder(a=BOATS, b=BOOKS, c=TEA)
     index.commit([], ["a.txt", "b.txt"])
@@ -413,13 +442,12 @@ def test_kill_while_it_is_made(tmp_path):
 
 
 @pytest.mark.slow
-def test_reader_sees_whole_documents_while_a_writer_syncs(tmp_path):
-    uri, file = str(tmp_path / "index"), tmp_path / "contents.json"
-    Index.open(uri, create=True)
+@everywhere
+def test_reader_sees_whole_documents_while_a_writer_syncs(opened, tmp_path):
+    index, file = opened(create=True), tmp_path / "contents.json"
     file.write_text(json.dumps({f"{name}": f"{GOATS}\n{name}\n{BOATS}" for name in range(300)}), "utf-8")
-    writer = start(uri, file)
+    writer = start(index.uri, file)
     writer.stdout.readline()
-    index = Index.open(uri)
     while writer.poll() is None:
         assert {stored.paragraphs for stored in index.documents()} <= {3}
         assert len(index.search("山羊", 3)) in (0, 3)
@@ -441,11 +469,12 @@ def toy(name="toy", dimension=3):
     return Embedding(name, dimension, embed)
 
 
-def test_vectors_find_what_words_do_not(tmp_path):
-    index = Index.open(str(tmp_path), create=True, embedding=toy())
+@everywhere
+def test_vectors_find_what_words_do_not(opened):
+    index = opened(create=True, embedding=toy())
     index.commit([entry("a.txt", BOATS, BOOKS), entry("empty.txt"), entry("b.txt", GOATS, TEA)])
     assert texts(index.search("舟", 1)) == [BOATS]
-    assert texts(Index.open(str(tmp_path), embedding=toy()).search("羔", 1)) == [GOATS]
+    assert texts(opened(embedding=toy()).search("羔", 1)) == [GOATS]
     both = index.search("河邊的船", 1)[0]
     assert both == Found(index.paragraphs("a.txt")[0], pytest.approx(2 / 61), pytest.approx(both.lexical))
     index.optimise()

@@ -1,7 +1,4 @@
-"""The index beyond one machine: on object storage (an S3 of moto's, on loopback), and built on Ray.
-
-moto may sit in another environment, whose Python `ZHAIJU_MOTO_PYTHON` names: its libraries pin older versions of ours.
-"""
+"""The index beyond one machine: on object storage (an S3 of moto's, see buckets.py), and built on Ray."""
 
 import importlib.util
 import json
@@ -24,51 +21,6 @@ from zhaiju.errors import ConfigError, DataError, OutputError
 
 BOATS = "林師傅在河邊修船，一天修兩條。"
 GOATS = "山羊在屋頂上睡覺。"
-KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
-MOTO = os.environ.get("ZHAIJU_MOTO_PYTHON", sys.executable)
-SERVER = """
-import sys, boto3
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-server.start()
-address = "http://127.0.0.1:%d" % server.get_host_and_port()[1]
-boto3.client("s3", endpoint_url=address, region_name="us-east-1", aws_access_key_id="key",
-             aws_secret_access_key="secret").create_bucket(Bucket="bucket")
-print("at", address, flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.fixture(scope="module")
-def server():
-    process = subprocess.Popen(
-        [MOTO, "-c", SERVER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
-        text=True,
-    )
-    address = next((line.split()[1] for line in process.stdout if line.startswith("at ")), None)
-    if address is None:
-        process.communicate()
-        pytest.skip("moto's server is not installed: pip install 'moto[s3]' flask flask-cors")
-    yield address
-    process.communicate()
-
-
-def point(monkeypatch, address):
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in (KEYS | {"AWS_ENDPOINT_URL": address, "AWS_ALLOW_HTTP": "true"}).items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def bucket(server, monkeypatch, tmp_path):
-    """An address that nothing is at yet."""
-    point(monkeypatch, server)
-    return f"s3://bucket/{tmp_path.name}/index"
 
 
 def texts(found):
@@ -82,7 +34,7 @@ def read(name):
 def run(*arguments):
     """zhaiju in its own process; its exit code, what it printed, what it said."""
     command = [sys.executable, "-c", "from zhaiju.cli import main; main()", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)  # only so that it ends
     return done.returncode, done.stdout, done.stderr
 
 
@@ -176,26 +128,13 @@ def test_what_is_wrong_with_a_bucket_is_told_soon_and_in_a_line(bucket, monkeypa
 
 
 @pytest.mark.slow
-def test_bucket_that_is_gone_while_it_is_used_is_told(monkeypatch, tmp_path, request):
-    request.getfixturevalue("server")  # skips
-    own = request.getfixturevalue("own_server")
+def test_bucket_that_is_gone_while_it_is_used_is_told(own_server):
     index = Index.open("s3://bucket/index", create=True)
-    own.communicate()
+    own_server.communicate()
     with pytest.raises(DataError, match="error sending request"):
         index.search("山羊", 1)
     with pytest.raises(OutputError, match="error sending request"):
         index.update("a", "1", read("a"))
-
-
-@pytest.fixture
-def own_server(monkeypatch):
-    process = subprocess.Popen(
-        [MOTO, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    point(monkeypatch, next(line.split()[1] for line in process.stdout if line.startswith("at ")))
-    yield process
-    if process.poll() is None:
-        process.communicate()
 
 
 @pytest.mark.slow

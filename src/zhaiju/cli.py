@@ -30,6 +30,7 @@ from zhaiju.service.limits import LOOPBACK, Settings
 if TYPE_CHECKING:
     from zhaiju.corpus.ask import Answer, Searchable
     from zhaiju.corpus.index import Embedding
+    from zhaiju.corpus.replica import Replication
     from zhaiju.corpus.voices import Weights
     from zhaiju.data.examples import QAExample, ReadPrediction
     from zhaiju.data.formats import ReadLog
@@ -88,6 +89,15 @@ On = Annotated[
 ]
 SkipFaulty = Annotated[bool, typer.Option("--skip-faulty", help="Leave faulty rows out, counted, instead of stopping.")]
 
+ReplicaOption = Annotated[
+    float,
+    typer.Option(
+        help="GiB that copies of indexes at addresses (s3://…) may take here; the index is asked in its copy. 0: none.",
+        metavar="GIB",
+        min=0,
+    ),
+]
+
 
 @app.command(epilog='Example: zhaiju ask "誰建造了這座橋？" notes/ report.pdf')
 def ask(
@@ -111,6 +121,7 @@ def ask(
     embedder: Annotated[
         str | None, typer.Option(help="The encoder that the index was made with, if it holds vectors.")
     ] = None,
+    replica: ReplicaOption = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Answer questions by quoting documents.
@@ -121,12 +132,13 @@ def ask(
 
     if embedder is not None and index is None:
         raise ConfigError("--embedder is the encoder of an index; name the index with --index")
+    kept = _replication(replica, index, every=0.0)
     asked, places = _question_and_paths(question, paths or [], index)
     if asked is not None:
         check_text(asked, "question")
     elif "-" in places:
         raise ConfigError("stdin cannot hold both documents and questions; give the question: zhaiju ask QUESTION -")
-    source = _open_source(places, index, embedder, piped=asked is not None and _is_piped())
+    source = _open_source(places, index, embedder, kept, piped=asked is not None and _is_piped())
     from zhaiju.corpus.ask import load_asker
 
     asker = load_asker(reader, None if selector == "none" else selector, candidates=candidates)
@@ -162,13 +174,15 @@ def _question_and_paths(question: str | None, paths: list[str], index: str | Non
     return question, paths
 
 
-def _open_source(paths: list[str], index: str | None, embedder: str | None, *, piped: bool) -> Searchable:
+def _open_source(
+    paths: list[str], index: str | None, embedder: str | None, kept: Replication | None, *, piped: bool
+) -> Searchable:
     """An index, or the paragraphs of documents; those that come through a pipe where none is named."""
     from zhaiju.corpus.ask import Paragraphs
     from zhaiju.corpus.index import Index, is_index
 
     if index is not None:
-        return Index.open(index, embedding=_embedding(embedder))
+        return Index.open(index, embedding=_embedding(embedder), replica=kept)
     from zhaiju.corpus.documents import read_documents
 
     for name in paths:
@@ -201,6 +215,16 @@ def _embedding(name: str | None) -> Embedding | None:
     from zhaiju.corpus.embed import load_embedding
 
     return load_embedding(name)
+
+
+def _replication(gib: float, index: str | None, *, every: float) -> Replication | None:
+    if not gib:
+        return None
+    if index is None:
+        raise ConfigError("--replica is the room for a copy of an index; name the index with --index")
+    from zhaiju.corpus.replica import GIB, Replication
+
+    return Replication(most=int(gib * GIB), every=every, warn=_warn)
 
 
 def _next_question() -> str | None:
@@ -1290,6 +1314,11 @@ def serve(
     embedder: Annotated[
         str | None, typer.Option(help="The encoder that the index was made with, if it holds vectors.")
     ] = None,
+    replica: ReplicaOption = 0.0,
+    follow: Annotated[
+        float,
+        typer.Option(help="Seconds after which a copy is compared with its index; 0: before every question.", min=0),
+    ] = 5.0,
     uploads: Annotated[
         bool,
         typer.Option("--uploads", help="Let clients add and delete documents; the index is made if there is none."),
@@ -1363,6 +1392,7 @@ def serve(
     )  # fmt: skip
     if uploads and index is None:
         raise ConfigError("--uploads needs an index to put documents into; name it with --index")
+    kept = _replication(replica, index, every=follow)
     make_app, bind, serve_at = _service()
     from zhaiju.corpus.documents import Limits
     from zhaiju.modeling.memory import keep_steady
@@ -1377,7 +1407,9 @@ def serve(
             ui.note(f"anyone who reaches {host} may ask here: no --token-file was given")
         limits = Limits(max_seconds=max(1, round(settings.deadline)))  # nobody waits longer for an upload
         documents = (
-            None if index is None else Documents(index, create=uploads, embedding=_embedding(embedder), limits=limits)
+            None
+            if index is None
+            else Documents(index, create=uploads, embedding=_embedding(embedder), limits=limits, replica=kept)
         )
         runs = Runs(run) if run else None
         models = load_models(

@@ -18,9 +18,11 @@ from zhaiju.data.formats import ReadLog, read_qa
 from zhaiju.data.labelled import read_intents, read_slots
 from zhaiju.errors import DataError
 
-_WORDS = ("<w:p>", "</w:p>", "<w:r><w:t>", "</w:t></w:r>", "<w:tbl>", "<w:tr>", "<w:tc>", "</w:tbl>", "<w:br/>", "<w:sdt>",
-          ' w:val="', "&amp;", "&#0;", "&e;", "<!DOCTYPE d [<!ENTITY e 'x'>]>", "<?xml encoding='utf-16'?>", "<w:del>",
-          "<w:pStyle w:val='Heading1'/>", "<w:txbxContent>", "<", ">", '"', "xmlns:w='x'", "\0")  # fmt: skip
+_WORDS = (
+    "<w:p>", "</w:p>", "<w:r><w:t>", "</w:t></w:r>", "<w:tbl>", "<w:tr>", "<w:tc>", "</w:tbl>", "<w:br/>", "<w:sdt>",
+    ' w:val="', "&amp;", "&#0;", "&e;", "<!DOCTYPE d [<!ENTITY e 'x'>]>", "<?xml encoding='utf-16'?>", "<w:del>",
+    "<w:pStyle w:val='Heading1'/>", "<w:txbxContent>", "<", ">", '"', "xmlns:w='x'", "\0",
+)  # fmt: skip
 _MARKS = tuple(word.encode() for word in _WORDS)
 
 
@@ -51,10 +53,14 @@ def make_docx(random: Random, seeds: Sequence[bytes]) -> bytes:
     return made.getvalue()
 
 
-_PDF = ("obj", "endobj", "stream\n", "endstream", "xref", "trailer", "<<", ">>", "[", "]", "/Kids", "/Count 9", "/Parent 2 0 R",
-        "/Length 0", "/Filter/FlateDecode", "/Filter/LZWDecode", "/Filter[/ASCII85Decode/ASCIIHexDecode]", "/Prev 9", "/Type/ObjStm", "/ToUnicode 6 0 R",
-        "/Encoding/Identity-H", "1 0 R", "2 0 R", "3 0 R", "5 0 R", "(", ")", "<", ">", "Tj", "TJ", "Tm", "Td", "BT", "ET", "Do", "q", "Q",
-        "/Encrypt<</Filter/Standard/V 1/R 2/O(a)/U(b)/P -4>>", "beginbfrange", "endbfrange", "%", "\\", "/Rotate 90", "-1")  # fmt: skip
+_PDF = (
+    "obj", "endobj", "stream\n", "endstream", "xref", "trailer", "<<", ">>", "[", "]", "/Kids", "/Count 9",
+    "/Parent 2 0 R", "/Length 0", "/Filter/FlateDecode", "/Filter/LZWDecode",
+    "/Filter[/ASCII85Decode/ASCIIHexDecode]", "/Prev 9", "/Type/ObjStm", "/ToUnicode 6 0 R", "/Encoding/Identity-H",
+    "1 0 R", "2 0 R", "3 0 R", "5 0 R", "(", ")", "<", ">", "Tj", "TJ", "Tm", "Td", "BT", "ET", "Do", "q", "Q",
+    "/Encrypt<</Filter/Standard/V 1/R 2/O(a)/U(b)/P -4>>", "beginbfrange", "endbfrange", "%", "\\", "/Rotate 90",
+    "-1",
+)  # fmt: skip
 
 
 def make_parquet(random: Random, seeds: Sequence[bytes]) -> bytes:
@@ -90,7 +96,7 @@ def check_pdf(data: bytes) -> None:
 
 
 TARGETS = (
-    Target("docx", "usable paragraphs, or refused", partial(check_document, name="a.docx"), make_docx, 12_000),
-    Target("pdf", "usable paragraphs, or refused", check_pdf, of_bytes(*_PDF), 20_000),
-    Target("parquet", "rows, or refused", check_parquet, make_parquet, 20_000),
+    Target("docx", "usable paragraphs, or refused", partial(check_document, name="a.docx"), make_docx, 10_000),
+    Target("pdf", "usable paragraphs, or refused", check_pdf, of_bytes(*_PDF), 15_000),
+    Target("parquet", "rows, or refused", check_parquet, make_parquet, 15_000),
 )

@@ -34,7 +34,6 @@ STUCK = 30.0  # after which it is given up
 KILLED = (
     90.0  # seconds without a sign of life after which its process is killed: what computes in C cannot be asked to stop
 )
-BLOCK_SECONDS = 0.5  # that a block ought to take
 SAVE_SECONDS = 3.0
 KEPT = 1 << 17  # bytes of an input that are kept of one that kills its process
 _HEAD = struct.Struct("<qqi")  # block, case in it, length of the input
@@ -168,7 +167,10 @@ def _work(target: Target, seed: int, size: int, block: int, skip: int, shared: s
 
         result = run_block(target, inputs, told=told)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        pipe.send((block, skip, len(inputs), result))
+        try:
+            pipe.send((block, skip, len(inputs), result))
+        except BrokenPipeError:  # the driver was killed
+            return
         block, skip = block + 1, 0
 
 
@@ -226,7 +228,7 @@ class Campaign:
     def run(self, target: Target, cases: int, turn: float, ends: float, say: Callable[[str], None]) -> None:
         """Run a target until it has that many cases in all, or has computed for `turn` seconds, or until `ends`."""
         tally = self.tally(target)
-        tally.block = tally.block or _block_size(target, self._seed)
+        tally.block = tally.block or block_size(target)
         saved = time.monotonic()
         computed = tally.seconds + turn
 
@@ -332,16 +334,11 @@ def _start(name: str, *rest: Any) -> None:
     _work(find(name), *rest)
 
 
-def _block_size(target: Target, seed: int) -> int:
-    """Cases of a block that takes about `BLOCK_SECONDS`."""
-    seeds = target.corpus()
-    inputs = list(block_of(target, seeds, seed, 0, 20))
-    run_block(target, [*seeds, *inputs])
-    began = time.process_time()
-    inputs = list(block_of(target, seeds, seed, 0, 50))
-    run_block(target, inputs)
-    taken = (time.process_time() - began) / len(inputs)
-    return next(size for size in (2000, 1000, 500, 200, 100, 50, 20, 10) if size * taken < BLOCK_SECONDS or size == 10)
+def block_size(target: Target) -> int:
+    """Cases of a block: a second of computing at most, since the slower ones have fewer."""
+    return next(
+        size for most, size in ((500_000, 2_000), (100_000, 500), (30_000, 100), (0, 20)) if target.cases >= most
+    )
 
 
 def _line(target: Target, tally: Tally, cases: int) -> str:

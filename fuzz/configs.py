@@ -131,37 +131,43 @@ def check_predictions(data: bytes, name: str) -> None:
         hold(all(isinstance(value, str | int) for value in values.values()), "answers", values)
 
 
-_TOML = ("=", "\n", "[", "]", "[[", '"', "'''", "{", "}", "true", "1e400", "nan", "inf", "-", "0x", "1979-05-27", ".", "#",
-         "lr", "window", "encoder", "scratch", "epochs", "bio", "overlap", "seed", "\\u", "\\UFFFFFFFF", "9" * 40)  # fmt: skip
-_META = ("task", "window", "overlap", "script", "search", "calibration", "temperature", "threshold", "max_answer_chars",
-         "n_best", "pieces", "null_threshold", "hints", "match_types", "positions")  # fmt: skip
+_TOML = (
+    "=", "\n", "[", "]", "[[", '"', "'''", "{", "}", "true", "1e400", "nan", "inf", "-", "0x", "1979-05-27", ".", "#",
+    "lr", "window", "encoder", "scratch", "epochs", "bio", "overlap", "seed", "\\u", "\\UFFFFFFFF", "9" * 40,
+)  # fmt: skip
+_META = (
+    "task", "window", "overlap", "script", "search", "calibration", "temperature", "threshold", "max_answer_chars",
+    "n_best", "pieces", "null_threshold", "hints", "match_types", "positions",
+)  # fmt: skip
 _FITTED = ("signals", "mean", "spread", "weights", "bias", "threshold", "voices", "selector", "k", "weight", "lexical")
-_KINDS = ("type", "model", "vocab", "normalizer", "pre_tokenizer", "post_processor", "added_tokens", "unk_token", "padding",
-          "truncation", "decoder", "merges", "pattern")  # fmt: skip
+_KINDS = (
+    "type", "model", "vocab", "normalizer", "pre_tokenizer", "post_processor", "added_tokens", "unk_token", "padding",
+    "truncation", "decoder", "merges", "pattern",
+)  # fmt: skip
 _LOOKS = ("pad_token", "unk_token", "mask_token", "content", "id2label", "label2id", "model_max_length")
 _NAMES = ("/", "..", "~", "\\", "\0", "starter", "s3://", " ", "\n", "hf/", "a" * 300, ":")
 
 TARGETS = (
-    Target("settings", "read back equal, or refused", check_settings, of_bytes(*_TOML), 120_000),
-    Target("recipe", "settings, or refused", check_recipe, of_bytes(*_TOML), 50_000),
-    Target("meta", "a task, or refused", check_meta, of_json(*_META), 120_000),
-    Target("fitted", "numbers, or refused", check_fitted, of_json(*_FITTED), 120_000),
-    Target("tokenizer", "a tokenizer, or refused", check_tokenizer, of_json(*_KINDS), 50_000),
+    Target("settings", "read back equal, or refused", check_settings, of_bytes(*_TOML), 100_000),
+    Target("recipe", "settings, or refused", check_recipe, of_bytes(*_TOML), 25_000),
+    Target("meta", "a task, or refused", check_meta, of_json(*_META), 100_000),
+    Target("fitted", "numbers, or refused", check_fitted, of_json(*_FITTED), 60_000),
+    Target("tokenizer", "a tokenizer, or refused", check_tokenizer, of_json(*_KINDS), 30_000),
     Target("exported", "names and classes, or refused", check_exported, of_json(*_LOOKS), 50_000),
-    Target("names", "a place, or refused", check_name, of_bytes(*_NAMES), 150_000),
-    Target("safetensors", "weights, or refused", check_safetensors, of_json("dtype", "shape", "data_offsets"), 50_000),
+    Target("names", "a place, or refused", check_name, of_bytes(*_NAMES), 200_000),
+    Target("safetensors", "weights, or refused", check_safetensors, of_json("dtype", "shape", "data_offsets"), 100_000),
     Target(
         "answers",
         "answers, or refused",
         partial(check_predictions, name="p.json"),
         of_json("id", "answer", "tags"),
-        60_000,
+        100_000,
     ),
     Target(
         "table",
         "answers, or refused",
         partial(check_predictions, name="p.csv"),
         of_bytes(*',"\n', "id", "answer"),
-        60_000,
+        100_000,
     ),
 )

@@ -52,35 +52,26 @@ def _hold_text(data: bytes, text: str) -> None:
     hold("".join(whole.split()) == "".join(text.split()), "all of the text", whole, text)
 
 
-_MARKDOWN = ("# ", "\n\n", "- ", "1. ", "> ", "```\n", "|", "|-|-|\n", "[", "](", ")", "![", "**", "`", "<b>", "<!--", "-->",
-             "---\n", "\\", "&amp;", "    ", "<br>", "\t", "\n===\n", "~~", "<div hidden>", "[a]: b\n")  # fmt: skip
-_HTML = ("<p>", "</p>", "<br>", "<table>", "<tr><td>", "</table>", "<ul><li>", "</ul>", "<pre>", "<h1>", "</h1>", "<script>",
-         "<style>", "<!--", "-->", "<svg>", "<math>", "<template>", "<select><option>", "&nbsp;", "&#0;", "&#xd800;", "<a hidden>",
-         ' style="display:none"', "<![CDATA[", "<?xml encoding='gbk'?>", "<meta charset=big5>", "<", ">", "'", '"', "\0",
-         "<frameset>", "<plaintext>", "<textarea>", "<noscript>", "</body>", "<caption>")  # fmt: skip
+_MARKDOWN = (
+    "# ", "\n\n", "- ", "1. ", "> ", "```\n", "|", "|-|-|\n", "[", "](", ")", "![", "**", "`", "<b>", "<!--", "-->",
+    "---\n", "\\", "&amp;", "    ", "<br>", "\t", "\n===\n", "~~", "<div hidden>", "[a]: b\n",
+)  # fmt: skip
+_HTML = (
+    "<p>", "</p>", "<br>", "<table>", "<tr><td>", "</table>", "<ul><li>", "</ul>", "<pre>", "<h1>", "</h1>",
+    "<script>", "<style>", "<!--", "-->", "<svg>", "<math>", "<template>", "<select><option>", "&nbsp;", "&#0;",
+    "&#xd800;", "<a hidden>", ' style="display:none"', "<![CDATA[", "<?xml encoding='gbk'?>", "<meta charset=big5>",
+    "<", ">", "'", '"', "\0", "<frameset>", "<plaintext>", "<textarea>", "<noscript>", "</body>", "<caption>",
+)  # fmt: skip
 _TEXT = (
-    "\n",
-    "\n\n",
-    "\r\n",
-    "　",
-    " ",
-    "。",
-    "\u2028",
-    "\x0c",
-    "\x1c",
-    "\x85",
-    "\0",
-    b"\xa4\xa4",
-    b"\xd6\xd0",
-    b"\xff\xfe",
-    b"\xef\xbb\xbf",
-)
+    "\n", "\n\n", "\r\n", "　", " ", "。", "\u2028", "\x0c", "\x1c", "\x85", "\0", b"\xa4\xa4", b"\xd6\xd0",
+    b"\xff\xfe", b"\xef\xbb\xbf",
+)  # fmt: skip
 
 TARGETS = (
-    Target("text", "usable paragraphs, or refused", partial(check_document, name="a.txt"), of_bytes(*_TEXT), 150_000),
+    Target("text", "usable paragraphs, or refused", partial(check_document, name="a.txt"), of_bytes(*_TEXT), 120_000),
     Target(
-        "markdown", "usable paragraphs, or refused", partial(check_document, name="a.md"), of_bytes(*_MARKDOWN), 120_000
+        "markdown", "usable paragraphs, or refused", partial(check_document, name="a.md"), of_bytes(*_MARKDOWN), 100_000
     ),
-    Target("html", "usable paragraphs, or refused", partial(check_document, name="a.html"), of_bytes(*_HTML), 120_000),
-    Target("lists", "usable paragraphs, or refused", partial(check_document, name="a.json"), of_json(), 150_000),
+    Target("html", "usable paragraphs, or refused", partial(check_document, name="a.html"), of_bytes(*_HTML), 100_000),
+    Target("lists", "usable paragraphs, or refused", partial(check_document, name="a.json"), of_json(), 100_000),
 )

@@ -143,4 +143,4 @@ def _seen(tokens: Any, span: tuple[int, int]) -> set[int]:
 
 _PARTS = (BETWEEN, "。", "山", "the ", "[SEP]", "師傅", " ", "船" * 20, "e\u0301", "Ａ", "ferry", "\u200b", "\x7f", "…")
 
-TARGETS = (Target("encoder", "every token, and answers found whole", check_encoder, of_bytes(*_PARTS), 250_000),)
+TARGETS = (Target("encoder", "every token, and answers found whole", check_encoder, of_bytes(*_PARTS), 100_000),)

@@ -14,8 +14,9 @@ MOST = 8_000  # bytes of an input; longer ones are cut
 BETWEEN = b"\xff"  # between the parts of an input: in no UTF-8
 # Halves of surrogate pairs, marks that combine, joiners, directions, what is no text, widths, cases that change length.
 CHARACTERS = (
-    "\ud83d", "\udc00", "\u0301", "\u200d", "👩🏽\u200d🚀", "\u202e", "\u2066", "\0", "\x1b[31m", "\x1c", "\x85", "\ufeff",
-    "\ufffe", "\U0010ffff", "\ue000", "豈", "\U0002f800", "Ａ", "１", "　", "İ", "ß", "ſ", "ﬁ", "Σ", "\u2028", "\u00a0",
+    "\ud83d", "\udc00", "\u0301", "\u200d", "👩🏽\u200d🚀", "\u202e", "\u2066", "\0", "\x1b[31m", "\x1c", "\x85",
+    "\ufeff", "\ufffe", "\U0010ffff", "\ue000", "豈", "\U0002f800", "Ａ", "１",
+    "　", "İ", "ß", "ſ", "ﬁ", "Σ", "\u2028", "\u00a0",
     "𠀀", "各", "後", "后", "乾", "ᄀ", "각", "\ufe0f", "\U000e0100", "\u3099", "か", "ｶﾞ", "\u0e33", "क्ष", "\u05d0",
     "\u0627", "😀", "🇹", "\n", "\r", "\r\n", "\t", " ", "  ", "。", "！", "a", "Z", "9", "-", "[SEP]", "[UNK]", "##",
 )  # fmt: skip
@@ -98,7 +99,8 @@ def _number(random: Random, data: bytearray, *_: Sequence[bytes]) -> None:
 
 
 _CHANGES = (
-    _flip, _byte, _insert, _insert, _replace, _repeat, _text, _text, _delete, _delete, _duplicate, _cut, _splice, _number,
+    _flip, _byte, _insert, _insert, _replace, _repeat, _text, _text, _delete, _delete, _duplicate, _cut, _splice,
+    _number,
 )  # fmt: skip
 
 
@@ -157,9 +159,9 @@ _DEEP: Any = []
 for _ in range(200):
     _DEEP = [_DEEP]
 _VALUES: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 2, 7, 1 << 31, 1 << 63, -(1 << 63), 10**30, 0.5, -0.0, 1e308, float("inf"), float("nan"),
-    "", " ", "a", "0", "\ud83d", "\0", "山" * 50, [], {}, [[]], [None], [0], ["a"], {"text": "a", "start": 0}, {"": None},
-    _DEEP,
+    None, True, False, 0, 1, -1, 2, 7, 1 << 31, 1 << 63, -(1 << 63), 10**30, 10**400, 0.5, -0.0, 1e308, float("inf"),
+    float("nan"), "", " ", "a", "0", "\ud83d", "\0", "山" * 50, [], {}, [[]], [None], [0], ["a"],
+    {"text": "a", "start": 0}, {"": None}, _DEEP,
 )  # fmt: skip
 
 

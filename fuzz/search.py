@@ -48,10 +48,7 @@ def _windows(numbers: Numbers) -> tuple[str, list[Window], list[np.ndarray], boo
         ids = np.arange(size, dtype=np.int32)
         windows.append(Window(ids, ids, *places, 0, starts[at], ends[until - 1]))
         raw = np.frombuffer(numbers.take(2 * size), dtype=np.uint8).reshape(2, size)
-        if kind < 5:
-            value = (raw % 5).astype(np.float32) - 2
-        else:
-            value = (raw.astype(np.float32) - 128) / 7
+        value = (raw % 5).astype(np.float32) - 2 if kind < 5 else (raw.astype(np.float32) - 128) / 7
         if kind == 7:
             value = np.where(raw < 60, ODD[raw % len(ODD)], value)
             finite &= bool(np.isfinite(value).all())
@@ -121,7 +118,8 @@ def check_quote(data: bytes) -> None:
     found = task.decode(QAExample("q", "?", (Context(text, "c"),)), windows, logits)
     hold(text[found.start : found.end] == found.answer == found.answer.strip(), "a quote", found)
     hold(0 <= found.score <= 1 + 1e-9, "a probability", found.score)
-    hold(sum(one.score for one in found.n_best) <= 1 + 1e-6, "shares of one", found.n_best)
+    if all(abs(one.logit) < 1e9 for one in found.n_best):  # beyond, a double holds no difference of one
+        hold(sum(one.score for one in found.n_best) <= 1 + 1e-6, "shares of one", found.n_best)
     hold(all(text[one.start : one.end] == one.text.strip() != "" for one in found.n_best), "quotes", found.n_best)
     hold([one.logit for one in found.n_best] == sorted((one.logit for one in found.n_best), reverse=True), "best first")
     if threshold is None and found.n_best:
@@ -153,7 +151,7 @@ def _well_formed(tags: list[str]) -> bool:
 
 
 TARGETS = (
-    Target("search", "as trying every span", check_search, of_random(20, 160), 2_000_000),
-    Target("quote", "a slice of its context, and shares of one", check_quote, of_random(20, 160), 500_000),
-    Target("tags", "the likeliest well-formed sequence", check_tags, of_random(3, 32), 400_000),
+    Target("search", "as trying every span", check_search, of_random(20, 160), 500_000),
+    Target("quote", "a slice of its context, and shares of one", check_quote, of_random(20, 160), 100_000),
+    Target("tags", "the likeliest well-formed sequence", check_tags, of_random(3, 32), 300_000),
 )

@@ -19,13 +19,14 @@ MODULES = (
 
 
 def find(name: str) -> Target:
-    """The target of a name, importing no more than needed.
+    """The target of a name, importing no more than needed; before a colon there may be the module that has it.
 
     Raises:
         KeyError: there is none.
     """
-    for module in MODULES:
-        for target in import_module(f"fuzz.{module}").TARGETS:
+    named = name.rpartition(":")[0]
+    for module in [named] if named else [f"fuzz.{module}" for module in MODULES]:
+        for target in import_module(module).TARGETS:
             if target.name == name:
                 return target  # type: ignore[no-any-return]
     raise KeyError(name)

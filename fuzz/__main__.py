@@ -18,7 +18,8 @@ def main() -> int:
     from fuzz.campaign import Campaign, describe
     from fuzz.targets import all_targets
 
-    known = all_targets()
+    with guided.watching("--atheris" in sys.argv):
+        known = all_targets()
     parser = argparse.ArgumentParser(
         prog="python -m fuzz", description="Random input for all readers; see docs/trust.md."
     )

@@ -106,9 +106,21 @@ class Block:
     findings: list[tuple[str, str, int, bytes]]  # what, message, case in the block, input
 
 
-def run_block(target: Target, inputs: Sequence[bytes], *, told: Callable[[int, bytes], None] | None = None) -> Block:
-    """Run some inputs in this process; `told` is called before each."""
+def run_block(
+    target: Target,
+    inputs: Sequence[bytes],
+    *,
+    told: Callable[[int, bytes], None] | None = None,
+    noted: Callable[[str, str, int, bytes], None] | None = None,
+) -> Block:
+    """Run some inputs in this process; `told` is called before each, `noted` with each finding, at once."""
     result = Block(len(set(inputs)), 0.0, 0.0, 0, [])
+
+    def note(what: str, message: str, at: int, data: bytes) -> None:
+        result.findings.append((what, message, at, data))
+        if noted is not None:
+            noted(what, message, at, data)
+
     began = before = time.process_time()
     for at, data in enumerate(inputs):
         if told is not None:
@@ -118,12 +130,12 @@ def run_block(target: Target, inputs: Sequence[bytes], *, told: Callable[[int, b
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a panic of a library in Rust is no Exception
-            result.findings.append((*describe(error), at, data))
+            note(*describe(error), at, data)
         after = time.process_time()
         if after - before > result.slowest:
             result.slowest, result.slowest_at = after - before, at
         if after - before > SLOW:
-            result.findings.append(("slow", f"took {after - before:.1f} s", at, data))
+            note("slow", f"took {after - before:.1f} s", at, data)
         before = after
     result.seconds = before - began
     return result
@@ -165,10 +177,13 @@ def _work(target: Target, seed: int, size: int, block: int, skip: int, shared: s
             memory[_HEAD.size : _HEAD.size + len(kept)] = kept
             signal.setitimer(signal.ITIMER_PROF, STUCK)
 
-        result = run_block(target, inputs, told=told)
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        def noted(what: str, message: str, at: int, data: bytes, block: int = block, skip: int = skip) -> None:
+            pipe.send((what, message, block * size + skip + at, data))  # at once, for this process may die of the next
+
         try:
-            pipe.send((block, skip, len(inputs), result))
+            result = run_block(target, inputs, told=told, noted=noted)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            pipe.send((block, skip, result))
         except BrokenPipeError:  # the driver was killed
             return
         block, skip = block + 1, 0
@@ -250,7 +265,10 @@ class Campaign:
                         if given is None:
                             skip = self._died(target, tally, worker, shared.name)
                             break
-                        self._add(target, tally, *given)
+                        if isinstance(given[0], str):
+                            self._note(target, tally, *given)
+                            continue
+                        self._add(tally, *given)
                         skip = 0
                         if time.monotonic() - saved > SAVE_SECONDS:
                             self.save()
@@ -261,10 +279,8 @@ class Campaign:
         self.save()
         say(_line(target, tally, cases))
 
-    def _add(self, target: Target, tally: Tally, block: int, skip: int, count: int, result: Block) -> None:
+    def _add(self, tally: Tally, block: int, skip: int, result: Block) -> None:
         first = block * tally.block + skip
-        for what, message, at, data in result.findings:
-            self._note(target, tally, what, message, first + at, data)
         if result.slowest > tally.slowest:
             tally.slowest, tally.slowest_case = round(result.slowest, 3), first + result.slowest_at
         tally.cases = (block + 1) * tally.block

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from fuzz.mutate import MOST
 from fuzz.target import CORPUS, Target
+
+PACKAGES = ["zhaiju", "markdown_it", "pypdf"]  # whose lines are to be reached
+
+
+def watching(wanted: bool) -> AbstractContextManager[Any]:
+    """A context in which what is imported tells which of its lines are reached; without atheris, one that does nothing.
+
+    Args:
+        wanted: Whether it is needed.
+    """
+    if not wanted or importlib.util.find_spec("atheris") is None:
+        return nullcontext()
+    return importlib.import_module("atheris").instrument_imports(include=PACKAGES)  # type: ignore[no-any-return]
 
 
 def run(target: Target, *, seconds: float, seed: int, found: Path) -> int:
     """Let atheris look for inputs that reach new lines; it puts them, and what breaks, into the folder `found`.
 
-    It never returns: libFuzzer ends the process, with 77 where something broke.
+    It returns only where atheris is not installed: libFuzzer ends the process, with 77 where something broke.
     """
     try:
         atheris = importlib.import_module("atheris")
@@ -22,12 +38,9 @@ def run(target: Target, *, seconds: float, seed: int, found: Path) -> int:
         return 2
     grown = found / f"{target.name}-corpus"
     grown.mkdir(parents=True, exist_ok=True)
-    kept = CORPUS / target.name
-    # Modules that are loaded already are instrumented where they are.
-    atheris.instrument_all()
     options = [f"-seed={seed + 1}", f"-artifact_prefix={found}/{target.name}-", f"-max_len={MOST}", "-timeout=30"]
     if seconds != float("inf"):
         options.append(f"-max_total_time={int(seconds)}")
-    atheris.Setup([sys.argv[0], *options, str(grown), str(kept)], target.check)
+    atheris.Setup([sys.argv[0], *options, str(grown), str(CORPUS / target.name)], target.check)
     atheris.Fuzz()
     return 0

@@ -61,7 +61,7 @@ def test_faults_are_found_counted_once_and_kept_and_a_campaign_goes_on(tmp_path)
     assert first.cases == 100
     tally = run(400)
     assert tally.cases == 400
-    inputs = [data[0] for block in range(20) for data in block_of(target, [], 0, block, 20)]
+    inputs = [data[0] % 64 for block in range(20) for data in block_of(target, [], 0, block, 20)]
     expected = {
         "ValueError in faults.py check_faulty": 1,
         "BrokenError in faults.py check_faulty: no two": 2,
@@ -74,7 +74,7 @@ def test_faults_are_found_counted_once_and_kept_and_a_campaign_goes_on(tmp_path)
     for what, number in expected.items():
         finding = tally.findings[what]
         assert finding.first == inputs.index(number)
-        assert (tmp_path / "found" / finding.input).read_bytes()[0] == number
+        assert (tmp_path / "found" / finding.input).read_bytes()[0] % 64 == number
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ class Tally:
     Attributes:
         cases: How many were run.
         distinct: How many of them no other of their block had the same bytes as.
-        seconds: Of computing and making inputs.
+        seconds: Of computing, that of making inputs left out.
         slowest: Seconds of computing of the slowest case.
         slowest_case: Its number.
         block: Cases of a block; it stays, since it decides the inputs.
@@ -285,7 +285,7 @@ class Campaign:
             tally.slowest, tally.slowest_case = round(result.slowest, 3), first + result.slowest_at
         tally.cases = (block + 1) * tally.block
         tally.distinct += result.distinct
-        tally.seconds = round(tally.seconds + result.seconds, 1)
+        tally.seconds = round(tally.seconds + result.seconds, 6)
         tally.date = date.today().isoformat()
 
     def _died(self, target: Target, tally: Tally, worker: _Worker, shared: str) -> int:

@@ -41,6 +41,7 @@ def test_flags_override_the_file_and_an_explicit_zero_is_a_value(tmp_path):
         ('scratch = true\nlr = "fast"', "setting lr is 'fast', expected float"),
         ("scratch = true\nepochs = true", "setting epochs is True, expected int"),
         ("scratch = true\nlr = nan", "setting lr is not a number"),
+        (f"scratch = true\nlr = {'9' * 400}", "setting lr has 400 digits"),
         ("scratch = true\nlr = 0", "nothing would be learnt"),
         ("scratch = true\ndropout = 1.5", "expected 0 to 0.9"),
         ('scratch = true\nprecision = "fp8"', "one of fp32, bf16"),

@@ -152,6 +152,13 @@ def test_tokenizer_that_was_told_to_cut_and_pad_does_neither(kind):
     assert expected.ends[-1] == len(SAMPLE[0])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_a_surrogate_pair_has_the_place_of_a_character(kind):
+    tokens = encoder(kind).tokens("茶\ud83d園")
+    assert triples(encoder(kind).tokens("茶\ufffd園")) == triples(tokens)
+    assert len(encoder(kind).words(["茶", "\ud83d"]).ids)
+
+
 def test_only_so_many_texts_are_remembered(monkeypatch):
     monkeypatch.setattr(module, "CACHED_TEXTS", 3)
     encoding = encoder("characters")

@@ -274,7 +274,9 @@ def test_a_small_file_is_read_and_a_link_to_it_too(tmp_path):
     assert read_small(tmp_path / "a.json", most=12) == '{"船": 1}'
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), os.mkdir], ids=["pipe", "link", "folder"])
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), os.mkdir], ids=["pipe", "link", "folder"]
+)
 def test_what_is_no_plain_file_is_not_waited_for(tmp_path, make):
     make(tmp_path / "a")
     with pytest.raises(OSError, match=r"is no plain file|Is a directory"):

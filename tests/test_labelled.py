@@ -634,3 +634,12 @@ def test_real_slots_without_labels_read_and_english_words_are_those_of_their_sen
     assert {example.tags for example in found} == {None}
     for text in (" ".join(example.tokens) for example in found):
         assert [text[start:end] for start, end in split_words(text)] == text.split() or not text.isascii()
+
+
+def test_a_fault_is_one_line_whatever_the_row_is_called(tmp_path):
+    path = tmp_path / "u.jsonl"
+    path.write_text('{"id": "\\nu\\u20281", "text": "  ", "intent": "a"}', "utf-8")
+    with pytest.raises(DataError) as raised:
+        list(read_intents(path))
+    assert str(raised.value).endswith("row  u 1: text: empty text, found '  ', expected at least one visible character")
+    assert raised.value.row == "\nu\u20281"

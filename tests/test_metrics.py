@@ -63,6 +63,11 @@ def test_words_are_slices_that_together_are_the_text():
     assert "工程師" in words  # jieba alone, on Traditional text, would miss it
 
 
+def test_half_a_surrogate_pair_is_a_character_like_others():
+    assert "".join(metrics.words("山\ud83d川")) == "山\ud83d川"
+    assert [score("\ud83d", ["\ud83d"]) for score in metrics.DEFINITIONS.values()] == [(1.0, 1.0)] * 3
+
+
 def test_the_segmenter_names_its_versions():
     assert metrics.segmenter().startswith("opencc-")
     assert "+rjieba-" in metrics.segmenter()

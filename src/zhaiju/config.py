@@ -208,7 +208,11 @@ def load_settings(file: Path | None, overrides: Mapping[str, Any]) -> TrainSetti
             raise ConfigError(f"unknown setting {name!r}{f' in {file}' if file else ''}; {hint}")
     for name, kind in _types().items():  # a whole number is a fine value for a float
         if kind is float and type(values.get(name)) is int:
-            values[name] = float(values[name])
+            try:
+                values[name] = float(values[name])
+            except OverflowError:
+                digits = len(str(abs(values[name])))
+                raise ConfigError(f"setting {name} has {digits:,} digits, expected fewer") from None
     return TrainSettings(**values)
 
 

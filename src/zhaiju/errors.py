@@ -18,7 +18,10 @@ from pathlib import Path
 
 
 class ZhaijuError(Exception):
-    """Root of the tree above; catch this to catch them all."""
+    """Root of the tree above; catch this to catch them all. Its message is one line, whatever names are in it."""
+
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())
 
 
 class ConfigError(ZhaijuError):

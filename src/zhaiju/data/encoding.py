@@ -19,7 +19,7 @@ import numpy as np
 from zhaiju.data import hints as known
 from zhaiju.data.examples import Span
 from zhaiju.data.hints import Codes, Hints, Ints, match_levels
-from zhaiju.data.script import AS_IS, convert, fold
+from zhaiju.data.script import AS_IS, convert, encodable, fold
 from zhaiju.errors import CheckpointError, ConfigError, DataError, verbatim
 
 if TYPE_CHECKING:
@@ -295,7 +295,7 @@ class Encoding:
         return backend
 
     def _tokenise(self, text: str) -> Tokens:
-        encoded = self._backend.encode(convert(text, self.script), add_special_tokens=False)
+        encoded = self._backend.encode(encodable(convert(text, self.script)), add_special_tokens=False)
         offsets = np.asarray(encoded.offsets, dtype=np.int32).reshape(-1, 2)
         return Tokens(
             np.asarray(encoded.ids, dtype=np.int32),
@@ -314,7 +314,8 @@ class Encoding:
         return " " if alone != after and len(alone) == len(after) and joined[-len(after) :] == after else ""
 
     def _tokenise_words(self, words: Sequence[str]) -> Tokens:
-        converted = [self._before_words + convert(word, self.script) if word.strip() else "" for word in words]
+        seen = (encodable(convert(word, self.script)) if word.strip() else "" for word in words)
+        converted = [self._before_words + word if word else "" for word in seen]
         encoded = self._backend.encode(converted, is_pretokenized=True, add_special_tokens=False)
         places = np.asarray(encoded.word_ids, dtype=np.int32).reshape(-1)
         return Tokens(np.asarray(encoded.ids, dtype=np.int32), places, places + 1)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zhaiju.data.script import fold
+from zhaiju.data.script import encodable, fold
 
 Ints = npt.NDArray[np.int32]
 Codes = npt.NDArray[np.uint64]
@@ -101,9 +101,7 @@ def _words(text: str) -> list[tuple[str, str]]:
     """Words with their tags; together they are the text."""
     if not text:
         return []
-    # jieba cannot be given half a surrogate pair.
-    known = "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text)
-    words: list[tuple[str, str]] = _jieba().tag(known)
+    words: list[tuple[str, str]] = _jieba().tag(encodable(text))
     if sum(len(word) for word, _ in words) != len(text):
         return [(character, "") for character in text]
     return words

@@ -7,6 +7,7 @@ original. OpenCC's character profiles (t2s, s2t, tw2s, …) do so by themselves;
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ AS_IS = "as-is"
 PROFILES = {"simplified": "t2s", "traditional": "s2t"}
 CHARACTER_PROFILES = ("t2s", "s2t", "tw2s", "s2tw", "hk2s", "s2hk", "t2tw", "tw2t", "t2hk", "hk2t")
 SCRIPTS = (AS_IS, *PROFILES, *CHARACTER_PROFILES)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def convert(text: str, script: str) -> str:
@@ -63,6 +65,11 @@ def _converter(profile: str) -> opencc.OpenCC:
     import opencc
 
     return opencc.OpenCC(profile)
+
+
+def encodable(text: str) -> str:
+    """`text` with a replacement character for each half of a surrogate pair, which libraries in C and Rust refuse."""
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def fold(text: str) -> str:

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zhaiju.data.examples import QAExample, ReadPrediction
-from zhaiju.data.script import convert
+from zhaiju.data.script import convert, encodable
 from zhaiju.tasks.resampling import ratio_bootstrap
 
 Score = tuple[float, float]
@@ -49,7 +49,7 @@ def words(text: str) -> list[str]:
     """Cut a text into words, each a slice of the text itself; together they are the text."""
     import rjieba
 
-    simplified = convert(text, "simplified")
+    simplified = encodable(convert(text, "simplified"))
     cut, at = [], 0
     for word in rjieba.cut(simplified):
         cut.append(text[at : at + len(word)])

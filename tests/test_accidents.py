@@ -254,8 +254,10 @@ def test_standard_output_that_takes_no_more_is_one_line():
 
 @pytest.mark.parametrize("accident", ["full", "read-only"])
 def test_a_cache_that_cannot_be_written_costs_no_more_than_its_use(run, disk, whole, tmp_path, monkeypatch, accident):
+    if accident == "full" and not disk.mounts:
+        pytest.skip("the limit of a file's size would hold for the run too")
     monkeypatch.setenv("ZHAIJU_CACHE", str(disk.folder))
-    with disk.full(most=60_000) if accident == "full" else sealed(disk.folder, disk.mounts):
+    with disk.full() if accident == "full" else sealed(disk.folder, disk.mounts):
         code, _, err = run(*training(tmp_path / "run"))
         assert code == 0, err
         assert not [path for path in disk.folder.rglob("*") if path.is_file() and path.name != "filler"]

@@ -139,22 +139,26 @@ def follow(writer: Index, folder: Path, language: Language, paragraphs: int, buc
     """What it takes a reader that asks before every question to see a change of ten documents."""
     reader = Index.open(writer.uri, replica=Replication(every=0, folder=folder))
     reader.search("一", BEST)
-    took, requests, fetched = [], [], []
+    took, again, requests, fetched = [], [], [], []
     for change in range(CHANGES):
         names = [str(EACH * (10 * change + place) % paragraphs) for place in range(10)]
         text = "".join(language.paragraph(paragraphs + change))
         writer.commit([Entry(name, f"c{change}", [Paragraph(text, name, line=1)] * EACH) for name in names])
         before, known = bucket.requests, inodes(folder)
         began = time.perf_counter()
-        hits = reader.search(text, BEST)
+        hits = reader.search(text[:12], BEST)
         took.append(time.perf_counter() - began)
-        assert hits[0].paragraph.text == text
+        assert text in {hit.paragraph.text for hit in hits}
         requests.append(bucket.requests - before)
+        began = time.perf_counter()
+        reader.search(text[:12], BEST)
+        again.append(time.perf_counter() - began)
         fetched.append(sum(size for key, size in inodes(folder).items() if key not in known))
     whole = sum(inodes(folder).values())
     return {
         "seconds": statistics.median(took),
         "slowest": max(took),
+        "again": statistics.median(again),
         "requests": statistics.mean(requests),
         "fetched": statistics.mean(fetched),
         "whole": whole,
@@ -276,7 +280,8 @@ questions, the best {BEST} paragraphs wanted; every way finds the same, with the
 
 A writer puts {10} documents of {EACH} paragraphs in the place of what they were, {CHANGES} times; a copy that is asked
 before every question shows the change in the next one, which takes {ms(followed["seconds"])} (median; the slowest
-{ms(followed["slowest"])}) and {followed["requests"]:.0f} requests. Of the {followed["whole"] / 1e6:.1f} MB that a copy
+{ms(followed["slowest"])}; the same question again {ms(followed["again"])}) and
+{followed["requests"]:.0f} requests. Of the {followed["whole"] / 1e6:.1f} MB that a copy
 takes, {followed["fetched"] / 1e6:.2f} MB are fetched; the rest is there. A copy asked every N seconds shows it after at
 most N seconds and what the fetching takes; its questions do not wait.
 

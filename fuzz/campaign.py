@@ -31,11 +31,10 @@ from zhaiju import files
 MEMORY = 2 << 30  # bytes of address space beyond what the libraries take
 SLOW = 2.0  # seconds of computing in which a case is to be done
 STUCK = 30.0  # after which it is given up
-KILLED = (
-    90.0  # seconds without a sign of life after which its process is killed: what computes in C cannot be asked to stop
-)
+KILLED = 90.0  # seconds without a sign of life after which its process is killed: C code cannot be asked to stop
 SAVE_SECONDS = 3.0
 KEPT = 1 << 17  # bytes of an input that are kept of one that kills its process
+OURS = Path(files.__file__).parent
 _HEAD = struct.Struct("<qqi")  # block, case in it, length of the input
 
 
@@ -144,8 +143,8 @@ def run_block(
 def describe(error: BaseException) -> tuple[str, str]:
     """The error and the place in zhaiju that it came through, or that of the promise; and its message."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "/zhaiju/" in frame.filename] or frames
-    told = [frame for frame in frames if "/fuzz/" in frame.filename and frame.name not in ("hold", "run_block")]
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(OURS)] or frames
+    told = [frame for frame in frames if frame.name != "hold"]
     last = told[-1] if type(error).__name__ == "BrokenError" and told else ours[-1]
     message = str(error)
     kept = f": {message.partition(':')[0]}" if type(error).__name__ == "BrokenError" else ""

@@ -187,7 +187,8 @@ def test_every_example_is_in_one_share_and_comes_back_in_its_place(tmp_path):
     script = tmp_path / "shares.py"
     script.write_text(SHARES)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
-    subprocess.run([*launcher, str(script), str(tmp_path)], check=True, capture_output=True)
+    done = subprocess.run([*launcher, str(script), str(tmp_path)], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     wanted = [[list(range(count)), [float(count), 1.5], count > 5] for count in range(8)]
     for rank in range(3):
         assert json.loads((tmp_path / str(rank)).read_text()) == [wanted, "from 0"]

@@ -125,12 +125,12 @@ def _hold_answer(encoding: Encoding, question: str, context: str, span: Span) ->
     for window, (a, b) in places:
         start, end = slice_of(context, int(window.starts[a]), int(window.ends[b]))
         wanted = slice_of(context, span.start, span.end)
-        seen = {int(place) for place in range(*wanted)} & _seen(pair.told, wanted)
+        seen = {int(place) for place in range(*wanted)} & _seen(pair.told, context, wanted)
         hold(start >= end or seen <= set(range(start, end)), "the whole of it", context, span, (start, end))
 
 
-def _seen(tokens: Any, span: tuple[int, int]) -> set[int]:
-    """The characters of a span that have a token."""
+def _seen(tokens: Any, text: str, span: tuple[int, int]) -> set[int]:
+    """The characters of a span that have a token, white space left out."""
     first, last = cover(tokens, *span)
     return {
         place
@@ -138,6 +138,7 @@ def _seen(tokens: Any, span: tuple[int, int]) -> set[int]:
             tokens.starts[first : last + 1].tolist(), tokens.ends[first : last + 1].tolist(), strict=True
         )
         for place in range(max(start, span[0]), min(end, span[1]))
+        if not text[place].isspace()  # which may be cut off at both ends
     }
 
 

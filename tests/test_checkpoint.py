@@ -447,6 +447,8 @@ def test_from_scratch_refuses_a_shape_that_cannot_be():
         '{"task": "read", "calibration": {"temperature": 0}}',
         '{"task": "read", "calibration": {"temperature": NaN}}',
         '{"task": "read", "calibration": {"temperature": Infinity}}',
+        '{"task": "read", "calibration": {"temperature": 1' + "0" * 400 + "}}",
+        '{"task": "read", "calibration": {"threshold": 1' + "0" * 400 + "}}",
     ],
 )
 def test_a_zhaiju_json_that_we_did_not_write_is_refused(copy, text):

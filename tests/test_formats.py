@@ -173,6 +173,17 @@ def test_misaligned_answer_without_a_log_stops_the_reader_and_says_where_the_tex
         read(path)
 
 
+def test_a_misaligned_answer_is_told_in_one_line_whatever_its_row_is_called(write):
+    log = ReadLog()
+    read(write(squad(QA | {"id": "s\u20281\r\n", "answers": [SQUAD_ANSWER | {"answer_start": 7}]})), log=log)
+    assert str(log.misaligned[0]).startswith("row s 1 : answers: '六點' is not at 7")
+
+
+def test_answers_without_any_paragraph_are_refused(write):
+    path = write([{"id": "a", "question": "何時？", "paragraphs": [], "answers": [{"text": "六點", "start": 0}]}])
+    assert refused(path) == "row a: answers: answers, and no paragraph that they could be in"
+
+
 @pytest.mark.parametrize(("start", "place"), [(0, 0), (1, 0), (2, 0), (3, 4), (4, 4), (9, 4), (-3, 0)])
 def test_nearest_occurrence_is_the_earlier_of_two_equally_near(start, place):
     assert nearest("鵝鴨雞豬鵝鴨", "鵝鴨", start) == place

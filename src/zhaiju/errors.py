@@ -21,7 +21,7 @@ class ZhaijuError(Exception):
     """Root of the tree above; catch this to catch them all. Its message is one line, whatever names are in it."""
 
     def __str__(self) -> str:
-        return " ".join(super().__str__().splitlines())
+        return one_line(super().__str__())
 
 
 class ConfigError(ZhaijuError):
@@ -101,6 +101,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return not isinstance(error, ZhaijuError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def one_line(text: str) -> str:
+    """`text` with a space for each line break."""
+    return " ".join(text.splitlines())
 
 
 def shorten(value: object, limit: int = 80) -> str:

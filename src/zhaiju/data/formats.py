@@ -22,7 +22,7 @@ from typing import Any
 from zhaiju.data import parquet
 from zhaiju.data.examples import Context, QAExample, Span, check_text, wrong_type
 from zhaiju.data.jsonstream import JSONStream, open_text, parse_json_line, read_lines
-from zhaiju.errors import DataError, shorten
+from zhaiju.errors import DataError, one_line, shorten
 
 JSONL_SUFFIXES = {".jsonl", ".ndjson"}
 
@@ -58,7 +58,8 @@ class Misaligned:
 
     def __str__(self) -> str:
         where = f"the text occurs at {self.nearest}" if self.nearest is not None else "the text does not occur"
-        return f"row {self.row}: answers: {self.text!r} is not at {self.start}, found {self.found!r}; {where}"
+        told = f"row {self.row}: answers: {self.text!r} is not at {self.start}, found {self.found!r}; {where}"
+        return one_line(told)
 
 
 @dataclass(slots=True)
@@ -203,6 +204,8 @@ def parse_row(row: Row, *, contexts: Sequence[Context] | None, log: ReadLog | No
     if not impossible:
         for span in _spans(raw):
             if relevant is None:
+                if not candidates:
+                    raise DataError("answers, and no paragraph that they could be in", field="answers")
                 if len(candidates) > 1:
                     raise DataError("answers without their paragraph", field="relevant", expected="an index")
                 relevant = 0

@@ -13,6 +13,7 @@ import math
 import os
 import pickle
 import stat
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,6 +40,7 @@ STARTER = "starter"
 UNLIMITED = 1 << 20
 OPTIONAL = ("task", "window", "positions", "weights")  # settings that a zhaiju.json need not have
 GRAPHS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}  # the names that transformers.js looks for
+_LARGEST = sys.float_info.max
 DEFAULT_WINDOW = 384
 # What a config.json may ask for, by what its numbers are called: a loader makes as many modules, names or rows.
 MOST = {"layer": 1_000, "expert": 1_000, "group": 1_000, "head": 10_000, "label": 100_000}
@@ -94,10 +96,12 @@ class Meta:
         if cap is not None and (type(cap) is not int or cap < 0):
             raise TypeError(f"max_answer_chars is {cap!r}, expected 0 or more")
         temperature = self.calibration.get("temperature", 1.0)
-        if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
+        if not isinstance(temperature, int | float) or not 0 < temperature <= _LARGEST:
             raise TypeError(f"temperature is {temperature!r}, expected a number above 0")
         threshold = self.calibration.get("threshold")
-        if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
+        if threshold is not None and (
+            isinstance(threshold, bool) or not isinstance(threshold, int | float) or not abs(threshold) <= _LARGEST
+        ):
             raise TypeError(f"threshold is {threshold!r}, expected a number")
         if self.search.get("pieces", "first") not in ("first", "all"):
             raise TypeError(f"pieces is {self.search['pieces']!r}, expected first or all")
@@ -241,7 +245,7 @@ def _labels_of(path: Path) -> tuple[str, ...]:
     """The classes that a config.json names, in the order of the logits."""
     try:
         names = {int(index): str(name) for index, name in files.read_json(path)["id2label"].items()}
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} does not name the classes: {error!r}") from None
     return tuple(names[index] for index in sorted(names))
 

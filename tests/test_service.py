@@ -938,6 +938,14 @@ def test_a_slow_head_is_408_and_closed(models):
 
 
 @pytest.mark.usefixtures("parser")
+def test_there_are_no_web_sockets(models):
+    upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: eA==\r\nSec-WebSocket-Version: 13\r\n"
+    with listening(models) as service, _connect(service.port) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + upgrade + b"\r\n")
+        assert _response(connection)[0] == 200
+
+
+@pytest.mark.usefixtures("parser")
 def test_a_slow_answer_is_no_slow_head(encoding):
     backend = Slow(free=False)
     body = json.dumps(READ[1]).encode()

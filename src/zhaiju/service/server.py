@@ -98,6 +98,7 @@ def configured(
     return uvicorn.Config(
         app,
         http=protocol(app.state.door, patience=patience, connections=connections),
+        ws="none",  # there are none here, whatever libraries are installed
         log_config=None,
         access_log=False,  # it would log what stands in addresses
         lifespan="on",

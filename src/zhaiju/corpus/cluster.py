@@ -68,11 +68,11 @@ def connected() -> Iterator[int]:
             raise
         except Exception as error:  # of no other kind, such as that a busy machine did not start it in time
             raise RuntimeError(str(error)) from error
-    try:
-        with redirect_stdout(sys.stderr):  # Ray prints what it has to say of dead workers
+    with redirect_stdout(sys.stderr):  # Ray prints what it has to say of dead workers, some of it while it shuts down
+        try:
             yield _workers(ray)
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 def _check_reachable(address: str) -> None:

@@ -219,6 +219,8 @@ class OpenVinoBackend:
             found = self._request.infer([given[name][first:last] for name in self._inputs])
             parts.append(_stacked([found[at] for at in self._outputs]).copy())  # the next run writes over them
         logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if len(logits) < rows:  # where it finds no memory, OpenVINO may give less than it was asked for
+            raise MemoryError(f"OpenVINO computed {len(logits)} of {rows} windows")
         if self._token_axis is None:
             return logits
         return np.ascontiguousarray(logits[:, :, :tokens] if self._token_axis == 2 else logits[:, :tokens])

@@ -13,9 +13,10 @@ threads. On two busy cores and 4 layers, single runs: `predict` for read peaks a
 655 MB.
 
 Trimming after every batch, not only after every pool of them, costs nothing that could be seen. With it, the resident
-memory of `predict` for read on 20,000 questions has the same mean, 360 to 383 MiB beside mapped files, in each seventh of
-the run. Its peak is where a batch, tokenising and decoding happen to be largest at once, so a longer run has a somewhat
-higher one: single runs on busy cores peaked at 532, 537 and 552 MiB on 1,000 questions, 559, 575 and 576 on 20,000.
+memory of `predict` for read on 20,000 questions has the same mean in each seventh of the run, 360 to 383 MiB beside
+mapped files. Its peak is where a batch, tokenising and decoding happen to be largest at once, so a longer run has a
+somewhat higher one: single runs on busy cores peaked at 532, 537 and 552 MiB on 1,000 questions, 559, 575 and 576 on
+20,000.
 """
 
 from __future__ import annotations

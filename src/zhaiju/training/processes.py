@@ -10,6 +10,7 @@ an evaluation they come together once, and what is written is whole: who reads i
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -104,6 +105,9 @@ class Processes:
             raise ConfigError(f"launched for {state.distributed_type.value}; {EXPECTED}")
         self.rank: int = self.accelerator.process_index
         self.count: int = self.accelerator.num_processes
+        if self.count > 1:
+            atexit.unregister(_leave)
+            atexit.register(_leave)
 
     def prepare(self, network: Network, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
         """Network and optimiser for what these processes do together; call and step these instead.
@@ -243,6 +247,12 @@ class Processes:
         """Give each process random numbers of its own in every step, whatever came before; alone they go on."""
         if self.count > 1:
             torch.manual_seed((seed * 1_000_003 + step) * self.count + self.rank)
+
+
+def _leave() -> None:
+    """Leave the others: threads of gloo that are there still when Python has ended abort the process."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _layers(model: Any) -> list[str]:

@@ -225,7 +225,8 @@ def test_under_fsdp_each_process_holds_its_share(data, tmp_path):
     script.write_text(HOLDINGS)
     settings = {name.replace("-", "_"): value for name, value in SETTINGS.items()} | {"scratch": True, "max_steps": 1}
     arguments = [*launcher("fsdp"), str(script), str(data), str(tmp_path), json.dumps(settings)]
-    subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
+    done = subprocess.run([sys.executable, *arguments], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     first, second = (json.loads((tmp_path / str(rank)).read_text()) for rank in range(2))
     whole = first[1]
     assert [one + other for one, other in zip(first[0], second[0], strict=True)] == [whole, 2 * whole, whole]

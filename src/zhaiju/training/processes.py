@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ from zhaiju.errors import ConfigError, ZhaijuError
 from zhaiju.modeling.network import Batch, Network
 
 T = TypeVar("T")
+LEAVE_SECONDS = 0.3
 KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 REFUSED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -250,9 +252,13 @@ class Processes:
 
 
 def _leave() -> None:
-    """Leave the others: threads of gloo that are there still when Python has ended abort the process."""
+    """Leave the others, and let gloo's threads let go of what they sent last.
+
+    One that does so when Python has ended already ends the process by SIGABRT, and its launcher calls that a failure.
+    """
     if distributed.is_initialized():
         distributed.destroy_process_group()
+        time.sleep(LEAVE_SECONDS)
 
 
 def _layers(model: Any) -> list[str]:

@@ -162,10 +162,12 @@ class Engine:
         """The logits of every window of a pool, in order."""
         windows = [window for _, ours in pool for window in ours]
         results: list[Any] = [None] * len(windows)
+        many = sum(map(len, windows)) > self.batch_tokens  # a question or two are not to wait for it
         for batch in by_budget([len(window) for window in windows], self.batch_tokens, waste=PADDING_TOLERATED):
             for index, found in zip(batch, self.run(task.head, [windows[index] for index in batch]), strict=True):
                 results[index] = found
-            trim()  # every batch has a shape of its own, and leaves holes that the next does not fit
+            if many:
+                trim()  # every batch has a shape of its own, and leaves holes that the next does not fit
         return results
 
 

@@ -126,6 +126,7 @@ def arguments(command: str, folder: Path, count: int) -> list[str]:
 
 
 COMMANDS = ("read", "select", "answer", "evaluate")
+COLUMNS = ("command", "questions", "peak MiB", "seconds", "ratio")
 
 
 def measure(folder: Path, given: Sequence[str]) -> tuple[float, float]:
@@ -146,7 +147,7 @@ def rows(
     *,
     folder: Path,
     note: Callable[[str], None] = lambda text: None,
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Peak memory of each command on each number of questions.
 
     Args:
@@ -155,7 +156,7 @@ def rows(
         folder: Where files and checkpoints are made; those that are there are used again.
         note: Called with a line after each run.
 
-    Returns:
+    Yields:
         `command`, `questions`, `peak_mib`, `seconds`, `ratio` (to the first size) each.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -166,17 +167,13 @@ def rows(
     for count in sizes:
         write_rows(folder / f"flat-{count}.json", flat_rows(count))
         write_rows(folder / f"course-{count}.json", course_rows(count))
-    found: list[dict[str, Any]] = []
     for command in commands:
         first: float | None = None
         for count in sizes:
             peak, seconds = measure(folder, arguments(command, folder, count))
             first = peak if first is None else first
-            found.append(
-                {"command": command, "questions": count, "peak_mib": peak, "seconds": seconds, "ratio": peak / first}
-            )
             note(f"{command}, {count} questions: {peak:.0f} MiB, {seconds:.0f} s, ratio {peak / first:.3f}")
-    return found
+            yield {"command": command, "questions": count, "peak_mib": peak, "seconds": seconds, "ratio": peak / first}
 
 
 def main() -> None:
@@ -187,28 +184,32 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="Make the files here and leave them.")
     parser.add_argument("--output", type=Path, help="A Markdown page to write.")
     options = parser.parse_args()
+    cells: list[list[str]] = []
     with tempfile.TemporaryDirectory() as temporary:
-        found = rows(options.questions, options.commands, folder=options.keep or Path(temporary), note=ui.note)
-    columns = ["command", "questions", "peak MiB", "seconds", "ratio"]
-    cells = [
-        [row["command"], f"{row['questions']:,}", f"{row['peak_mib']:.0f}", f"{row['seconds']:.0f}",
-         f"{row['ratio']:.3f}"]
-        for row in found
-    ]  # fmt: skip
+        folder = options.keep or Path(temporary)
+        for row in rows(options.questions, options.commands, folder=folder, note=ui.note):
+            cells.append(
+                [row["command"], f"{row['questions']:,}", f"{row['peak_mib']:.0f}", f"{row['seconds']:.0f}",
+                 f"{row['ratio']:.3f}"]
+            )  # fmt: skip
+            if options.output is not None:
+                files.write_text(options.output, page(cells))
     ui.note(f"{platform.machine()}, {os.cpu_count()} CPU cores, {platform.platform()}")
-    ui.table("", columns, cells)
-    if options.output is not None:
-        lines = ["| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *cells]]
-        about = (__doc__ or "").partition("\n\n")[2].partition("\n\n    python")[0]
-        text = f"""# Benchmark: peak memory against the number of questions
+    ui.table("", list(COLUMNS), cells)
+
+
+def page(cells: Sequence[Sequence[str]]) -> str:
+    """The Markdown page of so many rows of the table."""
+    lines = ["| " + " | ".join(row) + " |" for row in [COLUMNS, ["---"] * len(COLUMNS), *cells]]
+    about = (__doc__ or "").partition("\n\n")[2].partition("\n\n    python")[0]
+    return f"""# Benchmark: peak memory against the number of questions
 
 `python benchmarks/memory.py` on {time.strftime("%Y-%m-%d")}: {platform.machine()}, {os.cpu_count()} CPU cores, Python
 {platform.python_version()}.
 
 {about}
 
-""" + "\n".join(lines)
-        files.write_text(options.output, text + "\n")
+""" + "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

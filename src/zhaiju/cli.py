@@ -74,7 +74,10 @@ PrecisionOption = Annotated[
 BackendOption = Annotated[
     str, typer.Option(help="auto, torch, onnx or openvino: what computes. An exported graph runs in the last two.")
 ]
-BatchTokens = Annotated[int, typer.Option(help="Tokens of a batch, padding included.", min=1)]
+BatchTokens = Annotated[
+    int | None,
+    typer.Option(help="Tokens of a batch, padding included. Default: 8192 on a GPU, else 512 a CPU thread.", min=1),
+]
 Split = Annotated[
     str | None, typer.Option(help="intent: which part of a CLINC150 file: train, val or test. Default: test.")
 ]
@@ -654,7 +657,7 @@ def evaluate(
     max_answer_chars: MaxAnswer = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "fp32",
-    batch_tokens: BatchTokens = 8192,
+    batch_tokens: BatchTokens = None,
     split: Split = None,
     bio: Bio = "repair",
     skip_faulty: SkipFaulty = False,
@@ -708,7 +711,7 @@ def predict(
     max_answer_chars: MaxAnswer = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "fp32",
-    batch_tokens: BatchTokens = 8192,
+    batch_tokens: BatchTokens = None,
     split: Split = None,
     bio: Bio = "repair",
     abstain: Annotated[
@@ -838,7 +841,7 @@ def answer(
     max_answer_chars: MaxAnswer = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "fp32",
-    batch_tokens: BatchTokens = 8192,
+    batch_tokens: BatchTokens = None,
     skip_faulty: SkipFaulty = False,
     details: Annotated[
         Path | None, typer.Option(help="Write each answer with its source and outcome, as JSONL.")
@@ -1107,7 +1110,7 @@ def calibrate(
     ] = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "fp32",
-    batch_tokens: BatchTokens = 8192,
+    batch_tokens: BatchTokens = None,
     split: Annotated[
         str | None, typer.Option(help="intent: which part of a CLINC150 file: train, val or test. Default: val.")
     ] = None,
@@ -1174,7 +1177,7 @@ def compare(
     context: ContextFile = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = "fp32",
-    batch_tokens: BatchTokens = 8192,
+    batch_tokens: BatchTokens = None,
     split: Split = None,
     bio: Bio = "repair",
     as_json: AsJson = False,
@@ -1349,7 +1352,9 @@ def serve(
     window_ms: Annotated[
         float, typer.Option(help="Milliseconds that the first request waits for others to be computed with.")
     ] = _LIMITS.window_ms,
-    batch_tokens: BatchTokens = _LIMITS.batch_tokens,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens of a batch, padding included.", min=1)] = (
+        _LIMITS.batch_tokens
+    ),
     grace: Annotated[float, typer.Option(help="Seconds that a stop waits for what was accepted.")] = _LIMITS.grace,
     max_body: Annotated[int, typer.Option(help="Bytes of a request.")] = _LIMITS.max_body,
     max_upload: Annotated[int, typer.Option(help="Bytes of a request that adds documents.")] = _LIMITS.max_upload,
@@ -1567,7 +1572,7 @@ def _load(
     overlap: int | None,
     backend: str,
     precision: str,
-    batch_tokens: int,
+    batch_tokens: int | None,
 ) -> tuple[Engine, Checkpoint]:
     from zhaiju.inference.engine import open_engine
 

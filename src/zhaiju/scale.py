@@ -40,7 +40,7 @@ from zhaiju.data.readers import paragraphs_of, read_examples
 from zhaiju.data.storage import Storage, is_local, local, lock
 from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError, ZhaijuError
 from zhaiju.inference.answer import Lexical, Shortcuts
-from zhaiju.inference.engine import BATCH_TOKENS, Engine, open_engine
+from zhaiju.inference.engine import Engine, open_engine
 from zhaiju.modeling.checkpoint import Checkpoint, resolve
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Work:
         max_answer_chars: Longest quote; None: as trained.
         backend: What computes.
         precision: How.
-        batch_tokens: Tokens of a batch, padding included. Decides nothing but speed.
+        batch_tokens: Tokens of a batch, padding included; None: the usual ones. Decides nothing but speed.
         split: intent: which part of a CLINC150 file.
         bio: slots: what a malformed tag is.
         skip_faulty: Leave faulty rows out.
@@ -119,7 +119,7 @@ class Work:
     max_answer_chars: int | None = None
     backend: str = "auto"
     precision: str = "fp32"
-    batch_tokens: int = BATCH_TOKENS
+    batch_tokens: int | None = None
     split: str | None = None
     bio: str = "repair"
     skip_faulty: bool = False

@@ -57,12 +57,17 @@ def words(text: str) -> list[str]:
     return cut
 
 
+def load_words() -> None:
+    """Load the dictionaries that `words` needs, of some 40 MB, now and not in the midst of a long run."""
+    words("摘句")
+
+
 def is_mark(word: str) -> bool:
     """Whether a word is nothing but punctuation and white space."""
     return all(character.isspace() or unicodedata.category(character).startswith("P") for character in word)
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 13)
 def _course_words(text: str) -> tuple[str, ...]:
     return tuple(word for word in words(text) if not is_mark(word))
 

@@ -13,7 +13,7 @@ from zhaiju.inference.engine import Engine, Progress
 from zhaiju.tasks import ReadTask
 from zhaiju.tasks.base import Task
 from zhaiju.tasks.calibration import expected_calibration_error
-from zhaiju.tasks.metrics import OUTCOMES, outcome
+from zhaiju.tasks.metrics import OUTCOMES, load_words, outcome
 from zhaiju.tasks.tagging import confusions, intent_table, slot_table
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class Tally:
         self.examples: list[Any] = []
         self.predictions: list[Any] = []
         self._outcomes: Counter[str] = Counter()
+        if isinstance(task, ReadTask):
+            load_words()
 
     def add(self, example: Any, prediction: Any) -> str | None:
         """Take an example and its prediction in.

@@ -255,7 +255,7 @@ def _data(part: Part, found: Files, recipe: Recipe, output: Path) -> TrainData:
 def _measure(part: Part, run: Path, data: TrainData) -> dict[str, Any]:
     """The figures of a run's best checkpoint on its dev set, how fast it was evaluated, and its curve."""
     checkpoint = load(run, part.task)
-    engine = make_engine(checkpoint, precision=part.settings.precision, batch_tokens=part.settings.batch_tokens)
+    engine = make_engine(checkpoint, precision=part.settings.precision)
     task: Any = checkpoint.task(part.task)
     if part.first_way:
         task = FirstWayTask(max_answer_chars=task.max_answer_chars)

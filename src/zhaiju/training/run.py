@@ -50,7 +50,7 @@ from zhaiju.data.readers import paragraphs_of, read_examples
 from zhaiju.errors import ConfigError, DataError, TrainingError
 from zhaiju.inference.backends import TorchBackend
 from zhaiju.inference.calibrate import MOST_EXAMPLES, calibrate, calibration_record
-from zhaiju.inference.engine import Engine, make_engine
+from zhaiju.inference.engine import Engine, make_engine, usual_batch_tokens
 from zhaiju.modeling.attention import quick_attention
 from zhaiju.modeling.checkpoint import Checkpoint, Meta, Shape, from_scratch, load, refusing, save, save_calibration
 from zhaiju.modeling.initialise import discriminant_head, freeze_embeddings, mean_pooling
@@ -398,7 +398,7 @@ def assemble(
     engine = Engine(
         TorchBackend(checkpoint.network, pad_id=pad_id, precision=settings.precision),
         checkpoint.encoding,
-        batch_tokens=settings.batch_tokens,
+        batch_tokens=_batch_tokens(settings),
     )
 
     known = [example for example in data.train if example.missing(task_name) is None][: settings.eval_train]
@@ -422,6 +422,11 @@ def assemble(
     )
 
 
+def _batch_tokens(settings: TrainSettings) -> int:
+    """Of a batch that is evaluated: no more than one that is trained on."""
+    return min(settings.batch_tokens, usual_batch_tokens(gpu=torch.cuda.is_available()))
+
+
 def _sources(data: TrainData) -> Iterator[Source]:
     """All that a training tokenises."""
     for example in (*data.train, *data.dev):
@@ -436,7 +441,7 @@ def _conclude(
 ) -> None:
     """Calibrate the best checkpoint on the dev set, and keep how it does on each dev example."""
     best = load(run / "best", task_name)
-    engine = make_engine(best, precision=settings.precision, batch_tokens=settings.batch_tokens)
+    engine = make_engine(best, precision=settings.precision, batch_tokens=_batch_tokens(settings))
     task = best.task(task_name)
     calibration, before, after = calibrate(engine, task, data.dev, risk=settings.risk, progress=on_progress)
     save_calibration(best.where, calibration.to_json())

@@ -12,7 +12,7 @@ from zhaiju.data.examples import Context, QAExample, Span
 from zhaiju.errors import CheckpointError, ConfigError
 from zhaiju.inference import export as exporting
 from zhaiju.inference.backends import BACKENDS, OnnxBackend, OpenVinoBackend, TorchBackend, choose
-from zhaiju.inference.engine import make_engine
+from zhaiju.inference.engine import make_engine, usual_batch_tokens
 from zhaiju.inference.export import Quantisation, export, quantise
 from zhaiju.modeling.checkpoint import GRAPHS, Meta, load, load_exported, save
 
@@ -115,6 +115,20 @@ def test_every_encoder_is_exported_for_every_task_and_predicts_the_same(tmp_path
         else:
             said = {"select": "index", "intent": "label", "slots": "tags"}[task]
             assert getattr(other, said) == getattr(one, said)
+
+
+def test_batches_are_of_512_tokens_a_cpu_thread_where_nothing_else_is_said(tmp_path, monkeypatch):
+    assert [usual_batch_tokens(gpu=False, threads=threads) for threads in (1, 2, 8, 64)] == [512, 1024, 4096, 8192]
+    assert usual_batch_tokens(gpu=True, threads=1) == 8192
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    checkpoint = loaded(tmp_path, "read")
+    assert make_engine(checkpoint).batch_tokens == 3 * 512
+    assert make_engine(checkpoint, batch_tokens=8192).batch_tokens == 8192
+    export(checkpoint, "read", tmp_path / "exported")
+    exported = load(tmp_path / "exported")
+    assert make_engine(exported, backend="onnx").batch_tokens == 3 * 512
+    assert make_engine(exported, backend="onnx", threads=1).batch_tokens == 512
 
 
 @every_task

@@ -24,7 +24,8 @@ from zhaiju.tasks.base import Head, Task
 from zhaiju.threads import wanted_threads
 
 POOL_EXAMPLES = 2048
-POOL_TOKENS = 12 * 8192
+POOL_TOKENS = 32_768
+POOL_BATCHES = 12
 BATCH_TOKENS = 8192
 TOKENS_A_THREAD = 512
 
@@ -67,7 +68,8 @@ class Engine:
         backend: What runs the forward passes.
         encoding: The checkpoint's tokenizer and windows.
         batch_tokens: Tokens of a batch, padding included.
-        pool: Most examples of a pool; it also ends with the example that brings it to `POOL_TOKENS` tokens.
+        pool: Most examples of a pool; it also ends with the example that brings it to 32,768 tokens, or to a dozen
+            batches where these are more.
     """
 
     def __init__(
@@ -100,13 +102,15 @@ class Engine:
         """
         source = iter(examples)
 
+        most = max(POOL_TOKENS, POOL_BATCHES * self.batch_tokens)
+
         def encode() -> Pool:
             pool: Pool = []
             tokens = 0
             for example in islice(source, self.pool):
                 pool.append((example, self.encode(task, example)))
                 tokens += sum(map(len, pool[-1][1]))
-                if tokens >= POOL_TOKENS:
+                if tokens >= most:
                     break
             return pool
 
@@ -116,9 +120,10 @@ class Engine:
 
         with ThreadPoolExecutor(2, thread_name_prefix="zhaiju-engine") as executor:
             pool, decoding = encode(), None
+            many = sum(len(window) for _, ours in pool for window in ours) > BATCH_TOKENS
             while pool:
                 following = executor.submit(encode)
-                logits = self._run(task, pool)
+                logits = self._run(task, pool, tidy=many)  # a question or two are not to wait for it
                 if decoding is not None:
                     yield from self._told(decoding.result(), progress)
                 decoding = executor.submit(decode, pool, logits)
@@ -160,15 +165,14 @@ class Engine:
         self.usage.padded += chunk.attention_mask.size
         return results
 
-    def _run(self, task: Task[Any, Any], pool: Pool) -> list[Any]:
-        """The logits of every window of a pool, in order."""
+    def _run(self, task: Task[Any, Any], pool: Pool, *, tidy: bool) -> list[Any]:
+        """The logits of every window of a pool, in order; memory that was freed is given back where `tidy` says so."""
         windows = [window for _, ours in pool for window in ours]
         results: list[Any] = [None] * len(windows)
-        many = sum(map(len, windows)) > BATCH_TOKENS  # a question or two are not to wait for it
         for batch in by_budget([len(window) for window in windows], self.batch_tokens, waste=PADDING_TOLERATED):
             for index, found in zip(batch, self.run(task.head, [windows[index] for index in batch]), strict=True):
                 results[index] = found
-            if many:
+            if tidy:
                 trim()  # every batch has a shape of its own, and leaves holes that the next does not fit
         return results
 

@@ -13,10 +13,10 @@ threads. On two busy cores and 4 layers, single runs: `predict` for read peaks a
 655 MB.
 
 The peak is where a batch, tokenising and decoding happen to be largest at once, so a longer run has a somewhat higher
-one. What keeps it low are small batches (see `usual_batch_tokens`) and trimming after each: on two quiet cores, 4 layers
-and 1,000 questions, `predict` for read peaked at 542 to 545 MiB with batches of 8,192 tokens, trimmed after each; with
-batches of 1,024 at 481 trimmed after each (2.7 ms, 3 % of the time), at 500 to 506 after every second, at 512 to 517
-after every fourth and at 533 to 536 after every eighth.
+one. What keeps it low are small batches (see `usual_batch_tokens`) and trimming after each: on two quiet cores, with 4
+layers and 1,000 questions, `predict` for read peaked at 542 to 545 MiB with batches of 8,192 tokens, trimmed after each;
+with batches of 1,024 at 481 trimmed after each (2.7 ms, 3 % of the time), at 500 to 506 after every second, at 512 to
+517 after every fourth and at 533 to 536 after every eighth.
 """
 
 from __future__ import annotations

@@ -6,17 +6,17 @@ nothing that could be measured and took the peak to 5.3 GB; never keeping large 
 it near 0.6 GB, but cost 40 % of the time.
 
 Predicting varies its shapes as much, and its peak crept up with every few hundred questions. There `keep_steady` lets
-no block of 1 MB and more lie in the heap (a fixed threshold, where glibc's own rises to 32 MB) and has one heap for all
-threads. On two busy cores and 4 layers, single runs: `predict` for read peaks at 478 on 1,000 questions and 491 MB on
-4,000, `answer` at 542 and 571 MB; without it read took 673 MB on 2,500 and was still rising. It costs 8 % (`answer`) to
-20 % (read) of CPU time, more on the clock of a busy machine. At 4 MB it costs about 4 %, but `answer` went from 597 to
-655 MB.
+no block of 4 MB and more lie in the heap (a fixed threshold, where glibc's own rises to 32 MB) and has one heap for all
+threads. What was tried on two busy cores, with 4 layers and batches of 8,192 tokens, single runs: without it `predict`
+for read took 673 MB on 2,500 questions and was still rising. At 1 MB it peaked at 478 MB on 1,000 and 491 on 4,000,
+`answer` at 542 and 571, for 8 % (`answer`) to 20 % (read) more CPU time. At 4 MB `answer` had 597 and 655 MB, for about
+4 %.
 
 The peak is where a batch, tokenising and decoding happen to be largest at once, so a longer run has a somewhat higher
-one. What keeps it low are small batches (see `usual_batch_tokens`) and trimming after each: on two quiet cores, with 4
-layers and 1,000 questions, `predict` for read peaked at 542 to 545 MiB with batches of 8,192 tokens, trimmed after each;
-with batches of 1,024 at 481 trimmed after each (2.7 ms, 3 % of the time), at 500 to 506 after every second, at 512 to
-517 after every fourth and at 533 to 536 after every eighth.
+one. What keeps it low are small batches (see `usual_batch_tokens`) and trimming after each. On two quiet cores, with 4
+layers and 1,000 questions, `predict` for read peaked at 542 to 545 MiB with batches of 8,192 tokens, trimmed after
+each; with batches of 1,024 at 481 trimmed after each (2.7 ms, 3 % of the time), at 500 to 506 after every second, at
+512 to 517 after every fourth and at 533 to 536 after every eighth.
 """
 
 from __future__ import annotations

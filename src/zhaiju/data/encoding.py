@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MIN_CONTEXT_TOKENS = 8
 CACHED_TEXTS = 4096
-CACHED_BYTES = 4 << 20
+CACHED_BYTES = 2 << 20
 CACHED_ALWAYS = 8  # so many of the last texts are kept however long they are: a question and its paragraph come again
 MATCH_TYPES = 5  # question; context; character also in the question; part of a shared bigram; of a trigram
 

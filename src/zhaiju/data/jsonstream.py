@@ -15,7 +15,7 @@ from typing import IO, Any, NoReturn
 
 from zhaiju.errors import DataError
 
-CHUNK_CHARS = 1 << 20
+CHUNK_CHARS = 1 << 17
 MAX_VALUE_CHARS = 1 << 26  # of one value, such as a row with all its paragraphs, or of a line
 _SPACE = " \t\r\n"
 _ESCAPE = 12  # the longest token that a cut may fall inside of: a pair of \\uXXXX escapes

@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 
 from budget import examples
 from zhaiju.data.batching import by_budget, for_epoch, padding
+from zhaiju.data.chunks import pad
+from zhaiju.data.encoding import Window
 
 LENGTHS = st.lists(st.integers(0, 600), max_size=80)
 BUDGETS = st.integers(1, 2000)
@@ -77,3 +79,17 @@ def test_epochs_batches_are_not_ordered_by_length():
 )
 def test_padding_is_the_share_of_tokens_that_are_none(lengths, batches, share):
     assert padding(lengths, batches) == share
+
+
+@given(st.integers(1, 600), st.integers(1, 600))
+def test_a_batch_is_padded_to_one_of_few_lengths_and_never_beyond_what_the_encoder_takes(length, most):
+    window = Window(*(np.arange(length, dtype=np.int32),) * 4, choice=0, start=0, end=length)
+    assert pad([window], 7).input_ids.shape == (1, length)
+    chunk = pad([window], 7, most=most)
+    padded = chunk.input_ids.shape[1]
+    assert length <= padded <= max(length, most)
+    assert padded - length <= (0 if length <= 64 else 3 if length <= 256 else 7)
+    assert padded == most or padded % (1 if length <= 64 else 4 if length <= 256 else 8) == 0 or length >= most
+    assert (chunk.input_ids[0, length:] == 7).all()
+    assert chunk.attention_mask[0].tolist() == [1] * length + [0] * (padded - length)
+    assert not chunk.answerable[0, length:].any()

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from zhaiju.data.encoding import Window
 
 PADDING_TOLERATED = 0.04
+STEPS = ((64, 1), (256, 4))  # up to so many tokens, a multiple of so many; of 8 above
 
 
 @dataclass(slots=True)
@@ -33,9 +34,19 @@ class Chunk:
     rows: list[int]
 
 
-def pad(windows: Sequence[Window], pad_id: int, rows: Sequence[int] = ()) -> Chunk:
-    """Stack windows into one chunk."""
-    shape = len(windows), max(map(len, windows))
+def pad(windows: Sequence[Window], pad_id: int, rows: Sequence[int] = (), *, most: int = 0) -> Chunk:
+    """Stack windows into one chunk.
+
+    Args:
+        windows: At least one.
+        pad_id: Token to pad with.
+        rows: See `Chunk`.
+        most: Pad further, to one of a hundred or so lengths, but not beyond this one. Libraries keep what they compute
+            with for each shape that they see: oneDNN, in PyTorch, for the last 1,024 products of matrices.
+    """
+    longest = max(map(len, windows))
+    step = next((step for tokens, step in STEPS if longest <= tokens), 8)
+    shape = len(windows), max(longest, min(longest + -longest % step, most))
     input_ids = np.full(shape, pad_id, dtype=np.int64)
     token_type_ids = np.zeros(shape, dtype=np.int64)
     attention_mask = np.zeros(shape, dtype=np.int64)

@@ -155,7 +155,7 @@ class Engine:
         Raises:
             CheckpointError: they are not numbers.
         """
-        chunk = pad(windows, self.backend.pad_id, range(len(windows)))
+        chunk = pad(windows, self.backend.pad_id, range(len(windows)), most=self.encoding.window)
         logits = self.backend.run(chunk)
         results = [head.unpadded(row, len(window)) for row, window in zip(logits, windows, strict=True)]
         if not all(np.isfinite(found).all() for found in results):

@@ -12,11 +12,12 @@ for read took 673 MB on 2,500 questions and was still rising. At 1 MB it peaked 
 `answer` at 542 and 571, for 8 % (`answer`) to 20 % (read) more CPU time. At 4 MB `answer` had 597 and 655 MB, for about
 4 %.
 
-The peak is where a batch, tokenising and decoding happen to be largest at once, so a longer run has a somewhat higher
-one. What keeps it low are small batches (see `usual_batch_tokens`) and trimming after each. On two quiet cores, with 4
-layers and 1,000 questions, `predict` for read peaked at 542 to 545 MiB with batches of 8,192 tokens, trimmed after
-each; with batches of 1,024 at 481 trimmed after each (2.7 ms, 3 % of the time), at 500 to 506 after every second, at
-512 to 517 after every fourth and at 533 to 536 after every eighth.
+The peak is where a batch, tokenising and decoding happen to be largest at once. What keeps it low are small batches
+(see `usual_batch_tokens`) and trimming after each. On two quiet cores, with 4 layers and 1,000 questions, `predict` for
+read peaked at 542 to 545 MiB with batches of 8,192 tokens, trimmed after each; with batches of 1,024 at 481 trimmed
+after each (2.7 ms, 3 % of the time), at 500 to 506 after every second, at 512 to 517 after every fourth and at 533 to
+536 after every eighth. What keeps it from growing are lengths rounded up to few (see `zhaiju.data.chunks.pad`): oneDNN
+keeps kernels for the last 1,024 shapes, some 15 KB each.
 """
 
 from __future__ import annotations

@@ -34,6 +34,16 @@ class Chunk:
     rows: list[int]
 
 
+def padded(length: int, most: int) -> int:
+    """A length rounded up to one of a hundred or so, but not beyond `most`.
+
+    Libraries keep what they compute with for each shape that they see: oneDNN, in PyTorch, for the last 1,024 products
+    of matrices.
+    """
+    step = next((step for tokens, step in STEPS if length <= tokens), 8)
+    return max(length, min(length + -length % step, most))
+
+
 def pad(windows: Sequence[Window], pad_id: int, rows: Sequence[int] = (), *, most: int = 0) -> Chunk:
     """Stack windows into one chunk.
 
@@ -41,12 +51,10 @@ def pad(windows: Sequence[Window], pad_id: int, rows: Sequence[int] = (), *, mos
         windows: At least one.
         pad_id: Token to pad with.
         rows: See `Chunk`.
-        most: Pad further, to one of a hundred or so lengths, but not beyond this one. Libraries keep what they compute
-            with for each shape that they see: oneDNN, in PyTorch, for the last 1,024 products of matrices.
+        most: See `padded`; 0: pad to the longest.
     """
     longest = max(map(len, windows))
-    step = next((step for tokens, step in STEPS if longest <= tokens), 8)
-    shape = len(windows), max(longest, min(longest + -longest % step, most))
+    shape = len(windows), padded(longest, most)
     input_ids = np.full(shape, pad_id, dtype=np.int64)
     token_type_ids = np.zeros(shape, dtype=np.int64)
     attention_mask = np.zeros(shape, dtype=np.int64)

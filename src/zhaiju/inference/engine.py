@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from zhaiju.data.batching import by_budget
-from zhaiju.data.chunks import PADDING_TOLERATED, pad
+from zhaiju.data.chunks import PADDING_TOLERATED, pad, padded
 from zhaiju.data.encoding import Encoding, Window
 from zhaiju.errors import CheckpointError, ConfigError, DataError
 from zhaiju.inference.backends import AUTO, Backend, OnnxBackend, OpenVinoBackend, TorchBackend, choose
@@ -149,6 +149,11 @@ class Engine:
         except DataError as error:
             raise error.located(row=example.id) from None
 
+    def batches(self, windows: Sequence[Window]) -> list[list[int]]:
+        """Which windows to compute together, of no more than `batch_tokens`."""
+        lengths = [padded(len(window), self.encoding.window) for window in windows]
+        return by_budget(lengths, self.batch_tokens, waste=PADDING_TOLERATED)
+
     def run(self, head: Head, windows: Sequence[Window]) -> list[Any]:
         """The logits of each of a few windows, computed together.
 
@@ -169,7 +174,7 @@ class Engine:
         """The logits of every window of a pool, in order; memory that was freed is given back where `tidy` says so."""
         windows = [window for _, ours in pool for window in ours]
         results: list[Any] = [None] * len(windows)
-        for batch in by_budget([len(window) for window in windows], self.batch_tokens, waste=PADDING_TOLERATED):
+        for batch in self.batches(windows):
             for index, found in zip(batch, self.run(task.head, [windows[index] for index in batch]), strict=True):
                 results[index] = found
             if tidy:

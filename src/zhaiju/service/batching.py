@@ -18,8 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from zhaiju.data.batching import by_budget
-from zhaiju.data.chunks import PADDING_TOLERATED
 from zhaiju.data.encoding import Window
 from zhaiju.inference.engine import Engine, Predictor, Progress
 from zhaiju.service.turns import Baton, Turns
@@ -200,8 +198,7 @@ class Batcher:
 
     def _work(self, engine: Engine) -> None:
         while taken := self._next():
-            lengths = [len(job.windows[place]) for job, place in taken]
-            batches = by_budget(lengths, self.engine.batch_tokens, waste=PADDING_TOLERATED)
+            batches = self.engine.batches([job.windows[place] for job, place in taken])
             for batch in sorted(batches, key=lambda batch: min(taken[index][0].due for index in batch)):
                 self._compute(engine, [taken[index] for index in batch])
 

@@ -250,7 +250,7 @@ def test_the_benchmark_gives_a_row_for_each_command_and_size(tmp_path, monkeypat
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
     import memory as benchmark
 
-    found = benchmark.rows((5, 10), folder=tmp_path)
+    found = list(benchmark.rows((5, 10), folder=tmp_path))
     assert [(row["command"], row["questions"]) for row in found] == [
         (command, count) for command in benchmark.COMMANDS for count in (5, 10)
     ]

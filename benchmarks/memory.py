@@ -103,9 +103,7 @@ def make_checkpoint(task: str, directory: Path) -> Path:
 
     torch.manual_seed(0)
     texts = [*contexts(), *(row["question"] for row in course_rows(1_000))]
-    made = from_scratch(
-        task, texts, encoder=None, shape=Shape(), window=256, overlap=64, script="as-is", match_types=False
-    )
+    made = from_scratch(task, texts, encoder=None, shape=Shape(), window=256, overlap=64, script="as-is")
     assert made.network is not None
     directory.mkdir(parents=True)
     save(directory, made.network, made.encoding, Meta(task=task))

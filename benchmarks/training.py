@@ -107,7 +107,7 @@ def prepare(folder: Path, data: Path, shape: str) -> None:
     checkpoint = from_scratch(
         "read", dict.fromkeys(text for example in train for text in example.texts), encoder=None,
         shape=Shape(**{name: getattr(settings, name) for name in Shape.__dataclass_fields__}),
-        window=LENGTH, overlap=OVERLAP, script="as-is", match_types=False,
+        window=LENGTH, overlap=OVERLAP, script="as-is",
     )  # fmt: skip
     task, items, questions = make_task("read"), [], 0
     while len(items) < SHAPES[shape][2]:
@@ -132,7 +132,7 @@ def ours(folder: Path, data: Path, shape: str, precision: str, threads: int) -> 
 
     from zhaiju.modeling.attention import quick_attention
     from zhaiju.modeling.checkpoint import load
-    from zhaiju.modeling.parts import quick_dropout
+    from zhaiju.modeling.dropout import quick_dropout
     from zhaiju.tasks import make_task
     from zhaiju.threads import settle
     from zhaiju.training.loop import Loop, Stepped

@@ -137,7 +137,7 @@ _TOML = (
 )  # fmt: skip
 _META = (
     "task", "window", "overlap", "script", "search", "calibration", "temperature", "threshold", "max_answer_chars",
-    "n_best", "pieces", "null_threshold", "hints", "match_types", "positions",
+    "n_best", "pieces", "null_threshold", "positions",
 )  # fmt: skip
 _FITTED = ("signals", "mean", "spread", "weights", "bias", "threshold", "voices", "selector", "k", "weight", "lexical")
 _KINDS = (

@@ -59,13 +59,13 @@ def tokenizers() -> list[PlainTokenizer]:
 def encodings() -> list[Encoding]:
     """Each tokenizer in several settings."""
     return [
-        Encoding(tokenizer, window=window, overlap=overlap, script=script, **types)
+        Encoding(tokenizer, window=window, overlap=overlap, script=script)
         for tokenizer in tokenizers()
-        for window, overlap, script, types in (
-            (16, 0, "as-is", {}),
-            (24, 5, "simplified", {"match_types": True}),
-            (40, 30, "traditional", {"hints": True}),
-            (64, 1000, "as-is", {"match_types": True}),
+        for window, overlap, script in (
+            (16, 0, "as-is"),
+            (24, 5, "simplified"),
+            (40, 30, "traditional"),
+            (64, 1000, "as-is"),
         )
     ]
 

@@ -10,7 +10,6 @@ from fuzz.mutate import BETWEEN, of_bytes, of_random
 from fuzz.target import Refusing, Target, hold, text_of, texts_of
 from zhaiju.corpus.documents import cut
 from zhaiju.corpus.lexical import BM25, sentences, terms
-from zhaiju.data import hints
 from zhaiju.data.examples import TAG, SlotExample
 from zhaiju.data.labelled import repair_bio, sentence_example, split_words
 from zhaiju.data.script import SCRIPTS, convert, fold
@@ -92,34 +91,6 @@ def check_words(data: bytes) -> None:
         hold(example.tokens == tuple(text[start:end] for start, end in words), "the same words", text)
 
 
-def check_hints(data: bytes) -> None:
-    """An entry a character; what is shared is what comparing every run finds."""
-    question, context = texts_of(data, 2)
-    asked, told = hints.analyse(question), hints.analyse(context)
-    for text, found in ((question, asked), (context, told)):
-        sizes = {len(values) for values in (found.codes, found.begins, found.classes, found.sentences)}
-        hold(sizes == {len(text)}, "an entry a character", text, sizes)
-    levels = hints.match_levels(asked.codes, told.codes).tolist()
-    if len(question) * len(context) <= 900:
-        hold(levels == _levels(asked.codes.tolist(), told.codes.tolist()), "shared runs", question, context)
-    for types, low, high in (
-        (hints.context_types(asked, told), hints.CONTEXT, hints.QUESTION),
-        (hints.question_types(asked, told), hints.QUESTION, hints.HINT_TYPES),
-    ):
-        hold(not len(types) or (types.min() >= low and types.max() < high), "in their range", types)
-
-
-def _levels(asked: list[int], told: list[int]) -> list[int]:
-    levels = [0] * len(told)
-    for size in (1, 2, 3):
-        grams = {tuple(asked[at : at + size]) for at in range(len(asked) - size + 1)}
-        for at in range(len(told) - size + 1):
-            gram = tuple(told[at : at + size])
-            if 0 not in gram and gram in grams:
-                levels[at : at + size] = [size] * size
-    return levels
-
-
 def check_cut(data: bytes) -> None:
     """Pieces are no longer than asked for, not empty, and together the text."""
     text = text_of(data[1:])
@@ -191,7 +162,6 @@ TARGETS = (
     Target("script", "character for character", check_script, of_bytes(*_PARTS), 300_000),
     Target("words", "all that is visible, in order", check_words, of_bytes(*_PARTS), 1_200_000),
     Target("auroc", "as comparing all pairs", check_auroc, of_random(2, 24), 400_000),
-    Target("hints", "as comparing every run", check_hints, of_bytes(*_PARTS), 60_000),
     Target("cut", "pieces together are the text", check_cut, of_bytes(*_PARTS), 2_200_000),
     Target("bm25", "as counting term by term", check_bm25, of_bytes(*_PARTS), 60_000),
 )

@@ -44,9 +44,7 @@ def foreign(tmp_path_factory):
     folder = tmp_path_factory.mktemp("foreign")
     shape = Shape(layers=1, hidden=16, heads=2, intermediate=32, positions=96, vocabulary="characters")
     for task in ("read", "select"):
-        made = from_scratch(
-            task, TEXTS, encoder=None, shape=shape, window=96, overlap=16, script="as-is", match_types=False
-        )
+        made = from_scratch(task, TEXTS, encoder=None, shape=shape, window=96, overlap=16, script="as-is")
         files.atomic_directory(
             folder / task, lambda into, m=made, name=task: save(into, m.network, m.encoding, Meta(task=name))
         )

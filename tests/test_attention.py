@@ -7,9 +7,9 @@ from torch import nn
 
 from zhaiju.modeling import attention as module
 from zhaiju.modeling.attention import NAME, _Dropped, attention, quick_attention
+from zhaiju.modeling.dropout import QuickDropout, quick_dropout
 from zhaiju.modeling.memory import recompute_activations
 from zhaiju.modeling.network import Network
-from zhaiju.modeling.parts import PooledDropout, QuickDropout, pool_dropout, quick_dropout
 from zhaiju.tasks import TASKS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -79,9 +79,8 @@ def test_without_dropout_it_is_pytorchs_own():
     assert torch.equal(found, wanted.transpose(1, 2))
 
 
-@pytest.mark.parametrize("kind", [QuickDropout, PooledDropout])
-def test_the_mean_over_many_masks_is_attention_without(kind):
-    inputs, dropout = _inputs(torch.float32, count=2), kind(0.1)
+def test_the_mean_over_many_masks_is_attention_without():
+    inputs, dropout = _inputs(torch.float32, count=2), QuickDropout(0.1)
     torch.manual_seed(0)
     with torch.no_grad():
         draws = torch.stack([_Dropped.apply(*inputs, None, dropout, 0.3) for _ in range(400)])
@@ -96,16 +95,15 @@ def test_a_probability_is_met_exactly_though_bytes_are_compared():
     assert sum(drawn) / 40 == pytest.approx(0.9, abs=0.0007)  # 26/256 or 25/256 alone would be 0.0016 or 0.0023 off
 
 
-@pytest.mark.parametrize("replace", [quick_dropout, pool_dropout])
 @pytest.mark.parametrize("architecture", ["bert", "electra", "modernbert"])
-def test_a_network_scores_as_before_and_seeds_decide_what_it_drops(architecture, replace):
+def test_a_network_scores_as_before_and_seeds_decide_what_it_drops(architecture):
     network = made(architecture)
     ids = torch.randint(1, 20, (2, 12))
     mask = torch.ones_like(ids)
     mask[1, 8:] = 0
     before = network.eval().logits(ids, ids * 0, mask)
     quick_attention(network.model)
-    replace(network)
+    quick_dropout(network)
     assert network.model.config._attn_implementation == NAME
     assert torch.equal(network.logits(ids, ids * 0, mask), before)
     network.train()
@@ -126,7 +124,7 @@ def test_what_is_saved_says_nothing_of_it(tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ["bert", "electra", "roformer"])
-@pytest.mark.parametrize("replace", [quick_dropout, pool_dropout, None])
+@pytest.mark.parametrize("replace", [quick_dropout, None])
 def test_layers_computed_twice_give_the_same_loss_and_gradients(architecture, replace):
     ids = torch.randint(1, 20, (3, 14), generator=torch.Generator().manual_seed(0))
     results = []

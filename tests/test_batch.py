@@ -153,7 +153,7 @@ def checkpoints(tmp_path_factory):
     shape = Shape(layers=1, hidden=16, heads=2, intermediate=32, positions=256)
     for task, labels in LABELS.items():
         made = from_scratch(
-            task, texts, encoder=None, shape=shape, window=192, overlap=32, script="as-is", match_types=False,
+            task, texts, encoder=None, shape=shape, window=192, overlap=32, script="as-is",
             labels=labels or None,
         )  # fmt: skip
         atomic_directory(

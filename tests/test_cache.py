@@ -17,7 +17,7 @@ from zhaiju.data.encoding import Encoding
 from zhaiju.data.vocabulary import build_tokenizer
 
 TEXTS = ["老張在港口修船。", "Who built 3 ships?", "", " ", "誰在港口修船？", ("修", "", "船 廠"), (), "修船" * 90]
-KINDS = {"plain": {}, "matches": {"match_types": True}, "hints": {"hints": True, "script": "simplified"}}
+KINDS = {"plain": {}, "simplified": {"script": "simplified"}}
 
 
 @cache
@@ -29,16 +29,9 @@ def _encoding(kind="plain", **settings):
     return Encoding(_tokenizer(), window=40, **KINDS[kind] | settings)
 
 
-def _arrays(tokens):
-    hints = tokens.hints
-    more = (hints.codes, hints.begins, hints.classes, hints.sentences) if hints else ()
-    return [array for array in (tokens.ids, tokens.starts, tokens.ends, tokens.codes, *more) if array is not None]
-
-
 def _assert_same(found, wanted):
-    ours, theirs = _arrays(found), _arrays(wanted)
-    assert len(ours) == len(theirs)
-    for one, other in zip(ours, theirs, strict=True):
+    for name in ("ids", "starts", "ends"):
+        one, other = getattr(found, name), getattr(wanted, name)
         assert one.dtype == other.dtype
         assert np.array_equal(one, other)
 
@@ -72,10 +65,10 @@ def test_any_text_comes_back_as_it_was(tmp_path_factory, texts, kind):
 
 
 def test_windows_are_the_same_with_and_without(tmp_path):
-    stored = _encoding("hints")
+    stored = _encoding("simplified")
     keep(stored, TEXTS, tmp_path)
     for one, other in zip(
-        *(encoding.windows(TEXTS[4], TEXTS[7]) for encoding in (stored, _encoding("hints"))), strict=True
+        *(encoding.windows(TEXTS[4], TEXTS[7]) for encoding in (stored, _encoding("simplified"))), strict=True
     ):
         for name in ("input_ids", "token_type_ids", "starts", "ends"):
             assert np.array_equal(getattr(one, name), getattr(other, name))
@@ -84,9 +77,8 @@ def test_windows_are_the_same_with_and_without(tmp_path):
 def test_what_decides_the_tokens_decides_the_file():
     plain = identity(_encoding())
     assert plain == identity(_encoding()) == identity(_encoding(overlap=3))
-    others = [_encoding("matches"), _encoding("hints"), _encoding(script="simplified")]
-    others.append(Encoding(build_tokenizer(["其他的字"]), window=40))
-    assert len({plain, *map(identity, others)}) == 5
+    others = [_encoding("simplified"), Encoding(build_tokenizer(["其他的字"]), window=40)]
+    assert len({plain, *map(identity, others)}) == 3
 
 
 def test_other_texts_get_another_file(tmp_path):
@@ -99,23 +91,23 @@ def test_other_texts_get_another_file(tmp_path):
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.02, 0.3, 0.9, 0.999])
 def test_a_file_that_was_cut_is_made_anew(tmp_path, share):
-    keep(_encoding("hints"), TEXTS, tmp_path)
+    keep(_encoding("simplified"), TEXTS, tmp_path)
     path = _file(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(ValueError, match=r"cut|damaged|empty"):
         TokenStore(path)
-    keep(_encoding("hints"), TEXTS, tmp_path)
+    keep(_encoding("simplified"), TEXTS, tmp_path)
     assert path.read_bytes() == whole
 
 
 def test_no_damaged_byte_is_trusted(tmp_path):
     """Each byte in turn: either the file is refused, or what it gives is right or nothing."""
     few = TEXTS[1:4]
-    keep(_encoding("matches"), few, tmp_path)
+    keep(_encoding(), few, tmp_path)
     path = _file(tmp_path)
     whole = path.read_bytes()
-    wanted = {text: _encoding("matches").compute(text) for text in few}
+    wanted = {text: _encoding().compute(text) for text in few}
     noticed = 0
     for place in range(len(whole)):
         damaged = bytearray(whole)
@@ -166,7 +158,7 @@ def test_two_writers_at_once_leave_one_whole_file(tmp_path):
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import test_cache as t\n"
         "from zhaiju.data.cache import keep\n"
         "texts = [f'{number} 修船' for number in range(2000)]\n"
-        "assert keep(t._encoding('hints'), texts, Path(sys.argv[1])).get(texts[7])"
+        "assert keep(t._encoding('simplified'), texts, Path(sys.argv[1])).get(texts[7])"
     )
     here = os.path.dirname(__file__)
     started = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), here]) for _ in range(3)]

@@ -93,7 +93,7 @@ def test_weights_are_written_as_safetensors_and_nothing_as_a_pickle(trained, tas
 @pytest.mark.parametrize("task", TASKS)
 def test_a_checkpoint_remembers_its_task_and_settings(trained, task):
     loaded = load(trained / task)
-    assert loaded.meta == Meta(task, WINDOW, 12, "simplified", False, {"max_answer_chars": 9})
+    assert loaded.meta == Meta(task, WINDOW, 12, "simplified", {"max_answer_chars": 9})
     assert (loaded.encoding.window, loaded.encoding.overlap, loaded.encoding.script) == (WINDOW, 12, "simplified")
 
 
@@ -402,22 +402,10 @@ def test_a_window_as_long_as_the_positions_is_taken(bare):
     assert _start(bare, window=POSITIONS).encoding.window == POSITIONS
 
 
-def test_match_types_need_five_token_types(bare, tmp_path):
-    _refused(bare, "type_vocab_size 5", "found 2", match_types=True, error=ConfigError)
-    bert(tmp_path, type_vocab_size=5)
-    assert _start(tmp_path, match_types=True).encoding.match_types
-
-
-@pytest.mark.parametrize("name", ["modernbert", "deberta-v2", "roformer"])
-def test_match_types_are_refused_by_encoders_without_such_types(tmp_path, name):
-    CHECKPOINTS[name](tmp_path)
-    _refused(tmp_path, "type_vocab_size 5", match_types=True, error=ConfigError)
-
-
 def test_from_scratch_refuses_a_shape_that_cannot_be():
     shape = Shape(hidden=16, heads=3, positions=64)
     with pytest.raises(ConfigError, match=r"16.*multiple of heads \(3\)"):
-        from_scratch("read", ["字"], encoder=None, shape=shape, window=32, overlap=8, script="as-is", match_types=False)
+        from_scratch("read", ["字"], encoder=None, shape=shape, window=32, overlap=8, script="as-is")
 
 
 @pytest.mark.parametrize(
@@ -437,7 +425,6 @@ def test_from_scratch_refuses_a_shape_that_cannot_be():
         '{"task": "read", "window": true}',
         '{"task": "read", "overlap": null}',
         '{"task": "read", "script": 1}',
-        '{"task": "read", "match_types": "no"}',
         '{"task": "read", "search": 3}',
         '{"task": "read", "search": {"max_answer_chars": "fifty"}}',
         '{"task": "read", "search": {"max_answer_chars": -1}}',

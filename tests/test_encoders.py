@@ -331,7 +331,6 @@ def test_its_architecture_can_be_trained_from_random_weights(made, tmp_path, nam
         window=WINDOW,
         overlap=16,
         script="as-is",
-        match_types=False,
         labels=LABELS[task] or None,
     )
     assert torch.isfinite(loaded.network(collate(_items(loaded, task), TASKS[task].head, 0)))

@@ -12,10 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from budget import examples
 from checkpoints import CHECKPOINTS
 from zhaiju.data import encoding as module
-from zhaiju.data import hints
-from zhaiju.data.encoding import Encoding, cover, cut, locate, match_levels, slice_of
+from zhaiju.data.encoding import Encoding, cover, cut, locate, slice_of
 from zhaiju.data.examples import Span
-from zhaiju.data.script import SCRIPTS
 from zhaiju.data.vocabulary import KINDS, build_tokenizer
 from zhaiju.errors import CheckpointError, ConfigError, DataError
 from zhaiju.modeling.checkpoint import load_tokenizer
@@ -169,10 +167,9 @@ def test_only_so_many_texts_are_remembered(monkeypatch):
     assert len(encoding._cache) == 3
 
 
-@pytest.mark.parametrize("knows", [False, True])
-def test_of_long_texts_fewer_are_remembered_but_a_question_and_its_paragraph_always(monkeypatch, knows):
+def test_of_long_texts_fewer_are_remembered_but_a_question_and_its_paragraph_always(monkeypatch):
     monkeypatch.setattr(module, "CACHED_BYTES", 300_000)
-    encoding = Encoding(encoder("characters").tokenizer, hints=knows)
+    encoding = Encoding(encoder("characters").tokenizer)
     for number in range(200):
         encoding.tokens(f"{number}" + "茶園" * 200)
         assert encoding._cached_bytes == sum(module._cost(key, told) for key, told in encoding._cache.items())
@@ -482,127 +479,9 @@ def test_encoder_sees_the_script_and_the_quote_stays_in_its_own():
     assert "茶園在東坡"[window.starts[first] : window.ends[last]] == "東坡"
 
 
-# What matches
-
-
-def levels_by_hand(asked, told):
-    levels = [0] * len(told)
-    for size in (1, 2, 3):
-        grams = {tuple(asked[place : place + size]) for place in range(len(asked) - size + 1)}
-        for place in range(len(told) - size + 1):
-            gram = tuple(told[place : place + size])
-            if 0 not in gram and gram in grams:
-                levels[place : place + size] = [size] * size
-    return levels
-
-
-CODES = st.lists(st.sampled_from([0, 1, 2, 3, 0x10FFFF]), max_size=14)
-
-
-@settings(deadline=None, max_examples=examples(300))
-@given(asked=CODES, told=CODES)
-def test_match_levels_are_those_of_the_definition(asked, told):
-    found = match_levels(np.array(asked, np.uint64), np.array(told, np.uint64))
-    assert found.tolist() == levels_by_hand(asked, told)
-
-
-def codes_by_hand(text):
-    folded = module.fold(text)
-    return [ord(character) if character.isalnum() else 0 for character in folded]
-
-
-@both
-@FEW
-@given(question=QUESTIONS, context=TEXTS)
-@example(question="茶園ferry", context="茶园在東坡，the FERRY 茶")
-def test_token_types_tell_the_best_match_among_a_tokens_characters(kind, question, context):
-    encoding = encoder(kind, window=4000, match_types=True)
-    assume(fits(encoding, question))
-    (window,) = encoding.windows(question, context)
-    levels = levels_by_hand(codes_by_hand(question), codes_by_hand(context))
-    inside = window.starts >= 0
-    expected = [1 + max(levels[start:end]) for _, start, end in told(window) if end > start]
-    assert window.token_type_ids[inside & (window.ends > window.starts)].tolist() == expected
-
-
-def test_token_types_of_a_worked_example():
-    encoding = encoder("characters", window=64, match_types=True)
-    (window,) = encoding.windows("茶園在哪？", "東茶園，茶園在坡在")
-    assert window.token_type_ids.tolist() == [0, *[0] * 5, 0, *[1, 3, 3, 1, 4, 4, 4, 1, 2], 1]
-
-
-def test_token_types_are_plain_unless_asked_for():
+def test_token_types_tell_question_and_context_apart():
     (window,) = encoder("characters").windows("茶園", "茶園")
     assert window.token_type_ids.tolist() == [0, 0, 0, 0, 1, 1, 1]
-
-
-# Hints
-
-
-@both
-@FEW
-@given(question=QUESTIONS, context=TEXTS, window=WINDOWS, overlap=OVERLAPS)
-@example(question="", context="", window=30, overlap=0)
-@example(question="茶\0？", context="\r\n茶园\0👩🏽\u200d🚀" * 20, window=30, overlap=7)
-def test_hints_tell_the_sides_apart(kind, question, context, window, overlap):
-    encoding = encoder(kind, window=window, overlap=overlap, hints=True)
-    assume(fits(encoding, question))
-    asked = len(encoding.tokens(question).ids)
-    for each in encoding.windows(question, context):
-        inside = each.starts >= 0
-        types = each.token_type_ids
-        first, last = 1 + asked + 1, len(each) - 1  # [CLS] question [SEP] context [SEP]
-        assert inside.tolist() == [first <= place < last for place in range(len(each))]
-        assert types[[0, 1 + asked, last]].tolist() == [hints.SPECIAL] * 3
-        assert ((types[1 : 1 + asked] >= hints.QUESTION) & (types[1 : 1 + asked] < hints.HINT_TYPES)).all()
-        assert ((types[inside] >= hints.CONTEXT) & (types[inside] < hints.QUESTION)).all()
-
-
-@FEW
-@given(question=QUESTIONS, context=TEXTS, window=WINDOWS, overlap=OVERLAPS, script=st.sampled_from(SCRIPTS))
-def test_hints_of_a_token_are_those_of_the_whole_text_in_every_window(question, context, window, overlap, script):
-    encoding = encoder("characters", window=window, overlap=overlap, hints=True, script=script)
-    assume(fits(encoding, question))
-    asked, told_of = hints.analyse(question), hints.analyse(context)
-    types = hints.context_types(asked, told_of)
-    for each in encoding.windows(question, context):
-        inside = each.starts >= 0
-        assert each.token_type_ids[inside].tolist() == types[each.starts[inside]].tolist()
-        assert each.token_type_ids[1 : 1 + len(question)].tolist() == hints.question_types(asked, told_of).tolist()
-
-
-@FEW
-@given(question=QUESTIONS, context=TEXTS)
-def test_a_piece_of_a_word_has_the_hints_of_its_first_character(question, context):
-    encoding = encoder("wordpiece", window=4000, hints=True)
-    assume(fits(encoding, question))
-    (window,) = encoding.windows(question, context)
-    types = hints.context_types(hints.analyse(question), hints.analyse(context))
-    inside = window.starts >= 0
-    wide = inside & (window.starts < len(context))
-    assert window.token_type_ids[wide].tolist() == types[window.starts[wide]].tolist()
-
-
-def test_hints_of_a_worked_example():
-    encoding = encoder("characters", window=64, hints=True)
-    (window,) = encoding.windows("誰養鵝？", "村長養了鵝。")
-    parts = hints.fields(window.token_type_ids.astype(np.int64))
-    assert parts["side"].tolist() == [0, *[2] * 4, 0, *[1] * 6, 0]
-    assert parts["match"][6:12].tolist() == [0, 0, 1, 0, 1, 0]
-    assert hints.CLASSES[parts["kind"][1] - len(hints.CLASSES)] == "pronoun"
-    assert hints.CLASSES[parts["kind"][6]] == "noun"
-
-
-@both
-def test_hints_of_a_text_that_stands_alone_are_none(kind):
-    encoding = encoder(kind, hints=True)
-    for windows in (encoding.text_windows(SAMPLE[0]), encoding.word_windows(["茶園", "goose"])):
-        assert {value for each in windows for value in each.token_type_ids.tolist()} == {hints.SPECIAL}
-
-
-def test_token_types_cannot_tell_both():
-    with pytest.raises(ConfigError, match="match_types and hints both put something into the token types; choose one"):
-        encoder("characters", match_types=True, hints=True)
 
 
 # Pairs
@@ -615,14 +494,12 @@ def test_token_types_cannot_tell_both():
     context=TEXTS,
     window=WINDOWS,
     overlap=OVERLAPS,
-    types=st.sampled_from([{}, {"hints": True}, {"match_types": True}]),
 )
-def test_windows_are_cut_from_the_pair(kind, question, context, window, overlap, types):
-    encoding = encoder(kind, window=window, overlap=overlap, **types)
+def test_windows_are_cut_from_the_pair(kind, question, context, window, overlap):
+    encoding = encoder(kind, window=window, overlap=overlap)
     assume(fits(encoding, question))
     pair = encoding.pair(question, context)
     assert pair.capacity == encoding.capacity(question)
-    assert len(pair.types) == len(pair.told.ids)
     for each in encoding.windows(question, context, choice=3):
         own = pair.window(each.first, each.first + len(told(each)), 3)
         for name in ("input_ids", "token_type_ids", "starts", "ends"):
@@ -659,12 +536,11 @@ def test_a_tokenizer_without_a_mask_hides_with_the_unknown_token_or_the_padding(
 
 
 @both
-@pytest.mark.parametrize("match_types", [False, True])
-def test_paragraph_of_a_megabyte_is_held_whole(kind, match_types):
+def test_paragraph_of_a_megabyte_is_held_whole(kind):
     word = "x" * 100_000  # one token of 100,000 characters for word pieces
     context = "".join(SAMPLE) * 2000 + word + "茶園在東坡。" * 20_000
     assert len(context.encode()) > 1_000_000
-    encoding = encoder(kind, window=512, overlap=128, match_types=match_types)
+    encoding = encoder(kind, window=512, overlap=128)
     windows = encoding.windows("茶園在哪？", context)
     assert (windows[0].start, windows[-1].end) == (0, len(context))
     assert max(map(len, windows)) <= 512

@@ -314,6 +314,14 @@ BROKEN = {
         change("config.json", model_type="roformer", max_position_embeddings=10**6, hidden_size=10**4),
         "max_position_embeddings x hidden_size",
     ),
+    "sines-of-usual-width": (
+        write("config.json", b'{"model_type": "roformer", "max_position_embeddings": 10000000}'),
+        "max_position_embeddings x hidden_size",
+    ),
+    "sines-of-another-name": (
+        write("config.json", b'{"model_type": "distilbert", "max_position_embeddings": 1000000, "dim": 10000}'),
+        "max_position_embeddings x hidden_size",
+    ),
     "deep-config": (write("config.json", b'{"model_type": "bert", "a": ' + DEEP + b"}"), "cannot load"),
     "long-config": (write("config.json", LONG), "config.json is too large, found 68,157,449 bytes"),
     "endless-config": (link("config.json", "/dev/zero"), "holds no checkpoint: expected config.json"),

@@ -28,9 +28,7 @@ TINY = Shape(layers=1, hidden=16, heads=2, intermediate=32, positions=96)
 def make_checkpoint(folder):
     """A reader of random weights."""
     texts = [(SAMPLE / "context.json").read_text("utf-8")]
-    made = from_scratch(
-        "read", texts, encoder=None, shape=TINY, window=96, overlap=16, script="as-is", match_types=False
-    )
+    made = from_scratch("read", texts, encoder=None, shape=TINY, window=96, overlap=16, script="as-is")
     folder.mkdir()
     save(folder, made.network, made.encoding, Meta(task="read"))
     return folder

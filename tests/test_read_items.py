@@ -27,7 +27,6 @@ OTHERS = (
 QUESTION = "最大的鵝叫什麼？"
 FEW = settings(deadline=None, max_examples=examples(150))
 both = pytest.mark.parametrize("kind", KINDS)
-every_type = pytest.mark.parametrize("types", [{}, {"match_types": True}, {"hints": True}], ids=["plain", "m", "hints"])
 
 
 @cache
@@ -35,8 +34,8 @@ def tokenizer(kind):
     return build_tokenizer([LONG, *OTHERS, QUESTION], kind=kind, size=400)
 
 
-def encoder(kind="characters", window=40, **types):
-    return Encoding(tokenizer(kind), window=window, overlap=8, **types)
+def encoder(kind="characters", window=40):
+    return Encoding(tokenizer(kind), window=window, overlap=8)
 
 
 def example(*answers, context=LONG, others=OTHERS, question=QUESTION):
@@ -118,9 +117,8 @@ def test_the_answer_stands_where_the_label_says_and_a_window_without_one_touches
 
 
 @both
-@every_type
-def test_a_quote_is_the_answer_whatever_the_tokens_and_their_types(kind, types):
-    encoding = encoder(kind, **types)
+def test_a_quote_is_the_answer_whatever_the_tokens(kind):
+    encoding = encoder(kind)
     for answer in ("阿白", "六點", "四元", LONG[:2], LONG[-3:], "🍵", "。\r\n去年"):
         for seed in range(20):
             right, _ = random_items(example(answer), encoding, seed)
@@ -249,10 +247,9 @@ def test_the_same_seed_gives_the_same_items_and_another_seed_others(random_windo
 
 
 @both
-@every_type
 @pytest.mark.parametrize("random_windows", [False, True])
-def test_hiding_leaves_special_tokens_offsets_types_and_labels_alone(kind, types, random_windows):
-    encoding = encoder(kind, **types)
+def test_hiding_leaves_special_tokens_offsets_types_and_labels_alone(kind, random_windows):
+    encoding = encoder(kind)
     special = {encoding.tokenizer.cls_token_id, encoding.tokenizer.sep_token_id}
     hidden = 0
     for seed in range(30):

@@ -41,7 +41,7 @@ def checkpoints(tmp_path_factory):
     texts += [example.text for example in INTENTS]
     for task, labels in LABELS.items():
         made = from_scratch(
-            task, texts, encoder=None, shape=SMALL, window=192, overlap=32, script="as-is", match_types=False,
+            task, texts, encoder=None, shape=SMALL, window=192, overlap=32, script="as-is",
             labels=labels or None,
         )  # fmt: skip
         atomic_directory(

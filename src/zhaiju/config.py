@@ -48,12 +48,6 @@ class TrainSettings:
         "Start from random weights: of the encoder's architecture and tokenizer if one is named, else of the shape "
         "below with a vocabulary built from the training text.",
     )
-    architecture: str = setting(
-        "bert",
-        "Architecture of an encoder made from nothing: bert (learnt positions) or roformer (rotary ones, which learn "
-        "more from little data).",
-        choices=("bert", "roformer"),
-    )
     layers: int = setting(4, "Its layers.", low=1)
     hidden: int = setting(256, "Its width.", low=8)
     heads: int = setting(4, "Its attention heads.", low=1)
@@ -66,16 +60,6 @@ class TrainSettings:
         choices=KINDS,
     )
     vocabulary_size: int = setting(21_128, "Most entries of its vocabulary.", low=6)
-    match_types: bool = setting(
-        False,
-        "Tell the encoder through token types which context characters, bigrams and trigrams the question shares; "
-        "needs type_vocab_size 5.",
-    )
-    hints: bool = setting(
-        False,
-        "Tell the encoder through token types what matches, which sentence shares most with the question, where words "
-        "begin and what they are; needs type_vocab_size 641.",
-    )
     window: int = setting(384, "Most tokens of a window, question and special tokens included.", low=16)
     overlap: int = setting(64, "Characters that neighbouring windows of a paragraph share.", low=0)
     script: str = setting(AS_IS, "Script that the encoder sees; quotes keep their own.", choices=SCRIPTS)
@@ -128,9 +112,6 @@ class TrainSettings:
         high=0.99999,
     )
     freeze_embeddings: bool = setting(False, "Leave the embeddings as they are: faster, and hardly worse.")
-    pooled_dropout: bool = setting(
-        False, "Take dropout's masks from a pool made once instead of drawing each: faster on a CPU."
-    )
     clip: float = setting(1.0, "Largest gradient norm; 0: no clipping.", low=0)
     batch_tokens: int = setting(8192, "Tokens of a batch, padding included.", low=16)
     batch_size: int = setting(0, "Most questions, windows (read) or utterances of a batch; 0: as many as fit.", low=0)

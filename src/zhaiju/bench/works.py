@@ -259,9 +259,7 @@ def make_bert(sources: Sources, task: str) -> tuple[str, str]:
 
         torch.manual_seed(0)
         texts = dict.fromkeys(text for one in examples for text in one.texts)
-        made = from_scratch(
-            task, texts, encoder=None, shape=BERT, window=BERT.positions, overlap=64, script="as-is", match_types=False
-        )
+        made = from_scratch(task, texts, encoder=None, shape=BERT, window=BERT.positions, overlap=64, script="as-is")
         encode = made.task(task).encode
         windows = [window for one in examples[:CALIBRATION_ROWS] for window in encode(one, made.encoding)]
         _keep(made, task, where, windows)
@@ -279,7 +277,7 @@ def _minilm(sources: Sources, task: str, texts: Sequence[str], labels: tuple[str
             made = load(sources.encoder, task, labels=labels, window=128, head_required=False)
         else:
             made = from_scratch(
-                task, texts, encoder=None, shape=MINILM, window=128, overlap=8, script="as-is", match_types=False,
+                task, texts, encoder=None, shape=MINILM, window=128, overlap=8, script="as-is",
                 labels=labels,
             )  # fmt: skip
         windows = [window for text in texts[:200] for window in made.encoding.text_windows(text)]

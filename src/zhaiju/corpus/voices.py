@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from zhaiju import files
 from zhaiju.corpus.lexical import K1, B, _composed, _folded_codes, _units
-from zhaiju.data.hints import CLASSES, analyse
+from zhaiju.corpus.words import CLASSES, analyse
 from zhaiju.data.script import fold
 from zhaiju.errors import ConfigError
 from zhaiju.inference.answer import VOICES_FILE

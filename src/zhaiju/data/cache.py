@@ -23,27 +23,26 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
 from zhaiju import files
 from zhaiju.data import encoding as encodings
-from zhaiju.data import hints, script
+from zhaiju.data import script
 from zhaiju.data.encoding import Encoding, Tokens
-from zhaiju.data.hints import Hints
 from zhaiju.errors import OutputError
 
 Source = str | tuple[str, ...]  # a text, or a list of words
 
 LIMIT = 1 << 30
 SUFFIX = ".tokens"
-LIBRARIES = ("tokenizers", "transformers", "opencc", "rjieba", "numpy")
+LIBRARIES = ("tokenizers", "transformers", "opencc", "numpy")
 
-_MAGIC = b"zhaiju 1"
+_MAGIC = b"zhaiju 2"
 _HEAD = np.dtype([("magic", "V8"), ("index", "<i8"), ("count", "<i8"), ("digest", "V32")])
-_ENTRY = np.dtype([("key", "V32"), ("at", "<i8"), ("tokens", "<i8"), ("characters", "<i8"), ("sum", "<u4")])
+_ENTRY = np.dtype([("key", "V32"), ("at", "<i8"), ("tokens", "<i8"), ("sum", "<u4")])
 
 
 def identity(encoding: Encoding) -> bytes | None:
@@ -52,11 +51,9 @@ def identity(encoding: Encoding) -> bytes | None:
     if serialised is None:
         return None
     digest = hashlib.sha256(_MAGIC)
-    parts = [serialised, encoding.script, str(encoding.match_types), str(encoding.hints)]
-    parts += [f"{name} {version(name)}" for name in LIBRARIES]
-    for part in parts:
+    for part in (serialised, encoding.script, *(f"{name} {version(name)}" for name in LIBRARIES)):
         digest.update(hashlib.sha256(part.encode("utf-8", "surrogatepass")).digest())
-    for module in (encodings, hints, script):
+    for module in (encodings, script):
         digest.update(hashlib.sha256(Path(module.__file__ or "").read_bytes()).digest())
     return digest.digest()
 
@@ -113,28 +110,12 @@ class TokenStore:
         return None
 
     def _read(self, entry: np.void) -> Tokens | None:
-        at, tokens, characters = int(entry["at"]), int(entry["tokens"]), int(entry["characters"])
-        known = characters >= 0
-        hinted = known and bool(characters & 1)
-        length = characters >> 1 if known else 0
-        size = 12 * tokens + (17 * length if hinted else 8 * length)
-        if zlib.crc32(memoryview(self._map)[at : at + size]) != int(entry["sum"]):
+        at, tokens = int(entry["at"]), int(entry["tokens"])
+        if zlib.crc32(memoryview(self._map)[at : at + 12 * tokens]) != int(entry["sum"]):
             self.path.unlink(missing_ok=True)
             return None
         self.hits += 1
-
-        def take(dtype: npt.DTypeLike, count: int) -> npt.NDArray[np.generic]:
-            nonlocal at
-            found = np.frombuffer(self._map, dtype, count, at)
-            at += found.nbytes
-            return found
-
-        codes = take(np.uint64, length) if known else None
-        ids, starts, ends = (take(np.int32, tokens) for _ in range(3))
-        if not hinted:
-            return Tokens(ids, starts, ends, codes)  # type: ignore[arg-type]
-        classes, sentences, begins = take(np.int32, length), take(np.int32, length), take(np.bool_, length)
-        return Tokens(ids, starts, ends, None, Hints(codes, begins, classes, sentences))  # type: ignore[arg-type]
+        return Tokens(*np.frombuffer(self._map, np.int32, 3 * tokens, at).reshape(3, tokens))
 
 
 def _prefixes(index: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
@@ -158,13 +139,8 @@ def write(stream: IO[bytes], encoding: Encoding, sources: Iterable[Source], *, l
     entries = []
     for source in sources:
         tokens = encoding.compute(source)
-        known = tokens.hints or tokens
-        characters = -1 if known.codes is None else len(known.codes) << 1 | (tokens.hints is not None)
-        arrays: list[npt.NDArray[Any] | None] = [known.codes, tokens.ids, tokens.starts, tokens.ends]
-        if tokens.hints is not None:
-            arrays += [tokens.hints.classes, tokens.hints.sentences, tokens.hints.begins]
-        data = b"".join(array.tobytes() for array in arrays if array is not None)
-        entries.append((key_of(source), stream.tell(), len(tokens.ids), characters, zlib.crc32(data)))
+        data = b"".join(array.tobytes() for array in (tokens.ids, tokens.starts, tokens.ends))
+        entries.append((key_of(source), stream.tell(), len(tokens.ids), zlib.crc32(data)))
         stream.write(data + bytes(-len(data) % 8))
         if stream.tell() + _ENTRY.itemsize * len(entries) > limit:
             return False

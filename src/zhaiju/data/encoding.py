@@ -15,11 +15,10 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from zhaiju.data import hints as known
 from zhaiju.data.examples import Span
-from zhaiju.data.hints import Codes, Hints, Ints, match_levels
-from zhaiju.data.script import AS_IS, convert, encodable, fold
+from zhaiju.data.script import AS_IS, convert, encodable
 from zhaiju.errors import CheckpointError, ConfigError, DataError, verbatim
 
 if TYPE_CHECKING:
@@ -27,11 +26,12 @@ if TYPE_CHECKING:
 
     from zhaiju.data.vocabulary import PlainTokenizer
 
+Ints = npt.NDArray[np.int32]
+
 MIN_CONTEXT_TOKENS = 8
 CACHED_TEXTS = 4096
 CACHED_BYTES = 2 << 20
 CACHED_ALWAYS = 8  # so many of the last texts are kept however long they are: a question and its paragraph come again
-MATCH_TYPES = 5  # question; context; character also in the question; part of a shared bigram; of a trigram
 
 
 @dataclass(slots=True)
@@ -42,23 +42,16 @@ class Tokens:
         ids: int32 [N], vocabulary indices.
         starts: int32 [N], non-decreasing.
         ends: int32 [N], non-decreasing.
-        codes: uint64 [characters], the folded text's code points with 0 for what is no letter or digit; None
-            unless token types tell what matches.
-        hints: What is known of the text; None unless token types tell it.
     """
 
     ids: Ints
     starts: Ints
     ends: Ints
-    codes: Codes | None = None
-    hints: Hints | None = None
 
     @property
     def nbytes(self) -> int:
         """Memory of the arrays."""
-        own = self.ids.nbytes + self.starts.nbytes + self.ends.nbytes
-        codes = 0 if self.codes is None else self.codes.nbytes
-        return own + codes + (0 if self.hints is None else self.hints.nbytes)
+        return self.ids.nbytes + self.starts.nbytes + self.ends.nbytes
 
 
 @dataclass(slots=True, eq=False)
@@ -128,20 +121,18 @@ class Pair:
     Attributes:
         frame: What stands around the context in every window, the question among it.
         told: The context's tokens.
-        types: int32 [N], their token types.
         capacity: Most of them that a window can hold.
         length: Characters of the context.
     """
 
     frame: Frame
     told: Tokens
-    types: Ints
     capacity: int
     length: int
 
     def window(self, a: int, b: int, choice: int = 0) -> Window:
         """The window with the context's tokens `[a, b)`."""
-        return _window(self.frame, self.told, self.types, a, b, choice, self.length)
+        return _window(self.frame, self.told, a, b, choice, self.length)
 
 
 class Store(Protocol):
@@ -160,15 +151,13 @@ class Encoding:
         window: Most tokens that a window may have, special ones included.
         overlap: Characters that neighbouring windows of a context share, at least; at most half a window.
         script: "as-is", "simplified" or "traditional": what the encoder sees.
-        match_types: Put what the question and a context token share into `token_type_ids` (0..4).
-        hints: Put what `zhaiju.data.hints` knows into `token_type_ids` (0..640) instead.
 
     Attributes:
         store: Looked into before a text is tokenised.
 
     Raises:
         CheckpointError: the tokenizer is not a fast one.
-        ConfigError: window or overlap is out of range, or token types are to tell two things.
+        ConfigError: window or overlap is out of range.
     """
 
     def __init__(
@@ -178,8 +167,6 @@ class Encoding:
         window: int = 384,
         overlap: int = 128,
         script: str = AS_IS,
-        match_types: bool = False,
-        hints: bool = False,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise CheckpointError(
@@ -189,15 +176,11 @@ class Encoding:
             raise ConfigError(f"window is {window} tokens, expected at least {MIN_CONTEXT_TOKENS * 2}")
         if overlap < 0:
             raise ConfigError(f"overlap is {overlap} characters, expected 0 or more")
-        if match_types and hints:
-            raise ConfigError("match_types and hints both put something into the token types; choose one")
         convert("", script)
         self.tokenizer = tokenizer
         self.window = window
         self.overlap = overlap
         self.script = script
-        self.match_types = match_types
-        self.hints = hints
         self.store: Store | None = None
         self._cache: OrderedDict[str | tuple[str, ...], Tokens] = OrderedDict()
         self._cached_bytes = 0
@@ -302,8 +285,6 @@ class Encoding:
             # A piece of a character that several tokens share may be given no width or a step back.
             np.maximum.accumulate(offsets[:, 0]) if len(offsets) else offsets[:, 0],
             np.maximum.accumulate(offsets[:, 1]) if len(offsets) else offsets[:, 1],
-            known.codes_of(fold(text)) if self.match_types else None,
-            known.analyse(text) if self.hints else None,
         )
 
     @cached_property
@@ -363,14 +344,21 @@ class Encoding:
         return [pair.window(a, b, choice) for a, b in cuts]
 
     def pair(self, question: str, context: str) -> Pair:
-        """The question and the context, tokenised and compared, to cut windows from.
+        """The question and the context, tokenised, to cut windows from.
 
         Raises:
             DataError: the question leaves no room for a context.
         """
-        asked, told = self.tokens(question), self.tokens(context)
-        capacity = self.capacity(question)
-        return Pair(self._pair_frame(asked, told), told, self._context_types(asked, told), capacity, len(context))
+        asked, template = self.tokens(question).ids.tolist(), self.template
+        before, own, between, other, after = template.types
+        frame = Frame(
+            (*template.prefix, *asked, *template.middle),
+            (*before, *(own,) * len(asked), *between),
+            template.suffix,
+            after,
+            other,
+        )
+        return Pair(frame, self.tokens(context), self.capacity(question), len(context))
 
     def text_windows(self, text: str) -> list[Window]:
         """A text that stands alone, in windows of nearly equal length that together hold all of it."""
@@ -381,32 +369,8 @@ class Encoding:
         return self._alone(self.words(words), len(words))
 
     def _alone(self, told: Tokens, length: int) -> list[Window]:
-        types = np.full(len(told.ids), self.frame.text_type, dtype=np.int32)
         cuts = cut(told, self.window - len(self.frame), self.overlap)
-        return [_window(self.frame, told, types, a, b, 0, length) for a, b in cuts]
-
-    def _context_types(self, asked: Tokens, told: Tokens) -> Ints:
-        if asked.hints is not None and told.hints is not None:
-            return _token_first(known.context_types(asked.hints, told.hints), told)
-        plain = np.full(len(told.ids), self.template.types[3], dtype=np.int32)
-        if not self.match_types or asked.codes is None or told.codes is None:
-            return plain
-        return _token_maximum(match_levels(asked.codes, told.codes), told) + 1
-
-    def _pair_frame(self, asked: Tokens, told: Tokens) -> Frame:
-        template = self.template
-        before, own, between, _, after = template.types
-        types = (own,) * len(asked.ids)
-        if asked.hints is not None and told.hints is not None:
-            before, between, after = ((known.SPECIAL,) * len(part) for part in (before, between, after))
-            types = tuple(_token_first(known.question_types(asked.hints, told.hints), asked).tolist())
-        return Frame(
-            (*template.prefix, *asked.ids.tolist(), *template.middle),
-            (*before, *types, *between),
-            template.suffix,
-            after,
-            template.types[3],
-        )
+        return [_window(self.frame, told, a, b, 0, length) for a, b in cuts]
 
 
 def _cost(key: str | tuple[str, ...], tokens: Tokens) -> int:
@@ -414,7 +378,7 @@ def _cost(key: str | tuple[str, ...], tokens: Tokens) -> int:
     return tokens.nbytes + sum(map(sys.getsizeof, (key,) if isinstance(key, str) else key))
 
 
-def _window(frame: Frame, told: Tokens, types: Ints, a: int, b: int, choice: int, length: int) -> Window:
+def _window(frame: Frame, told: Tokens, a: int, b: int, choice: int, length: int) -> Window:
     """The slice `[a, b)` of a text's tokens, framed."""
     inside = slice(len(frame.head), len(frame.head) + b - a)
     starts = np.full(len(frame) + b - a, -1, dtype=np.int32)
@@ -426,7 +390,9 @@ def _window(frame: Frame, told: Tokens, types: Ints, a: int, b: int, choice: int
     end = length if b == len(told.ids) else int(max(told.ends[b - 1], told.starts[b]))
     return Window(
         np.concatenate([frame.head, told.ids[a:b], frame.tail], dtype=np.int32, casting="unsafe"),
-        np.concatenate([frame.head_types, types[a:b], frame.tail_types], dtype=np.int32, casting="unsafe"),
+        np.concatenate(
+            [frame.head_types, (frame.text_type,) * (b - a), frame.tail_types], dtype=np.int32, casting="unsafe"
+        ),
         starts,
         ends,
         choice,
@@ -493,22 +459,6 @@ def locate(window: Window, span: Span) -> tuple[int, int] | None:
     if first > last:
         return None
     return int(inside[first]), int(inside[last])
-
-
-def _token_first(types: Ints, tokens: Tokens) -> Ints:
-    """The type of each token's first character; the last one's for a token without width at the text's end."""
-    if not len(types):
-        return np.full(len(tokens.ids), known.SPECIAL, dtype=np.int32)
-    return types[np.minimum(tokens.starts, len(types) - 1)]
-
-
-def _token_maximum(levels: Ints, tokens: Tokens) -> Ints:
-    """The highest level among each token's characters."""
-    if not len(tokens.ids):
-        return np.zeros(0, dtype=np.int32)
-    edges = np.stack([tokens.starts, tokens.ends], axis=1).reshape(-1)
-    padded = np.append(levels, np.int32(0))  # an edge may be the end of the text
-    return np.maximum.reduceat(padded, edges)[::2].astype(np.int32)
 
 
 def slice_of(context: str, start: int, end: int) -> tuple[int, int]:

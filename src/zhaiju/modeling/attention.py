@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from zhaiju.modeling.parts import QuickDropout
+from zhaiju.modeling.dropout import QuickDropout
 
 NAME = "zhaiju"
 SLICE = 1 << 22  # weights that are worked on at a time

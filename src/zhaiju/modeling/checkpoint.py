@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zhaiju import files
-from zhaiju.data.encoding import MATCH_TYPES, Encoding
-from zhaiju.data.hints import HINT_TYPES
+from zhaiju.data.encoding import Encoding
 from zhaiju.data.script import AS_IS
 from zhaiju.data.vocabulary import Kind, PlainTokenizer, build_tokenizer
 from zhaiju.errors import CheckpointError, ConfigError, is_out_of_memory, shorten
@@ -45,7 +44,8 @@ DEFAULT_WINDOW = 384
 # What a config.json may ask for, by what its numbers are called: a loader makes as many modules, names or rows.
 MOST = {"layer": 1_000, "expert": 1_000, "group": 1_000, "head": 10_000, "label": 100_000}
 MOST |= dict.fromkeys(("size", "dim", "position"), 1 << 24)
-MOST_SINES = 1 << 24  # RoFormer's table of sines is computed number by number
+MOST_SINES = 1 << 24
+SINES = ("roformer", "distilbert", "xlm", "flaubert")  # these compute tables of sines number by number
 SLACK = 1 << 26  # weights that a network may have beyond a byte of file each: an output layer, a pooler
 # What is read whole when a checkpoint is loaded, so that it must be small.
 SMALL_FILES = (
@@ -77,16 +77,13 @@ class Meta:
     window: int | None = None
     overlap: int = DEFAULT_OVERLAP
     script: str = AS_IS
-    match_types: bool = False
     search: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
-    hints: bool = False
     positions: int | None = None  # of an exported graph: most tokens that it takes
     weights: str | None = None  # of an exported graph: fingerprint of what it was exported from
 
     def __post_init__(self) -> None:
-        kinds = {"task": str, "window": int, "overlap": int, "script": str, "match_types": bool, "hints": bool}
-        kinds |= {"positions": int, "weights": str}
+        kinds = {"task": str, "window": int, "overlap": int, "script": str, "positions": int, "weights": str}
         kinds |= {"search": dict, "calibration": dict}
         for name, kind in kinds.items():
             value = getattr(self, name)
@@ -163,9 +160,8 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Shape:
-    """Shape of an encoder that is made from nothing (a `BertConfig` or a `RoFormerConfig`)."""
+    """Shape of a BERT that is made from nothing."""
 
-    architecture: str = "bert"
     layers: int = 4
     hidden: int = 256
     heads: int = 4
@@ -235,8 +231,6 @@ def load_exported(where: str | Path, *, window: int | None = None, overlap: int 
         window=window or meta.window or DEFAULT_WINDOW,
         overlap=meta.overlap if overlap is None else overlap,
         script=meta.script,
-        match_types=meta.match_types,
-        hints=meta.hints,
     )
     return Checkpoint(None, encoding, meta, str(where))
 
@@ -304,8 +298,6 @@ def load(
     window: int | None = None,
     overlap: int | None = None,
     script: str | None = None,
-    match_types: bool | None = None,
-    hints: bool | None = None,
     labels: Sequence[str] | None = None,
     head_required: bool = True,
     exported: bool = True,
@@ -318,8 +310,6 @@ def load(
         window: Most tokens of a window; None: as trained, else 384 or what the encoder allows.
         overlap: Characters shared by neighbouring windows; None: as trained.
         script: What the encoder sees; None: as trained.
-        match_types: Whether token types tell what matches; None: as trained.
-        hints: Whether they tell what `zhaiju.data.hints` knows; None: as trained.
         labels: Classes to tell apart, for a training to come; None: as trained.
         head_required: Refuse weights without the task's output layer; training starts it afresh instead.
         exported: Take the starter's graph, or an exported one, as it is; else load weights into PyTorch.
@@ -352,8 +342,6 @@ def load(
         window=window if window is not None else meta.window,
         overlap=meta.overlap if overlap is None else overlap,
         script=meta.script if script is None else script,
-        match_types=meta.match_types if match_types is None else match_types,
-        hints=meta.hints if hints is None else hints,
     )
     return Checkpoint(Network(model, head), encoding, meta, where)
 
@@ -367,8 +355,6 @@ def from_scratch(
     window: int,
     overlap: int,
     script: str,
-    match_types: bool,
-    hints: bool = False,
     labels: Sequence[str] | None = None,
 ) -> Checkpoint:
     """The task's architecture with random weights.
@@ -382,8 +368,6 @@ def from_scratch(
         window: Most tokens of a window.
         overlap: Characters shared by neighbouring windows.
         script: What the encoder sees.
-        match_types: Whether token types tell what matches.
-        hints: Whether they tell what `zhaiju.data.hints` knows.
         labels: Classes to tell apart, where the task has any.
     """
     import transformers
@@ -400,47 +384,29 @@ def from_scratch(
         tokenizer = build_tokenizer(texts, kind=shape.vocabulary, size=shape.vocabulary_size, script=script)
         if shape.hidden % shape.heads:
             raise ConfigError(f"hidden is {shape.hidden}, expected a multiple of heads ({shape.heads})")
-        values: dict[str, Any] = {
-            "vocab_size": len(tokenizer),
-            "num_hidden_layers": shape.layers,
-            "hidden_size": shape.hidden,
-            "num_attention_heads": shape.heads,
-            "intermediate_size": shape.intermediate,
-            "max_position_embeddings": shape.positions,
-            "hidden_dropout_prob": shape.dropout,
-            "attention_probs_dropout_prob": shape.dropout,
-            "pad_token_id": tokenizer.pad_token_id,
-        }
-        if shape.architecture == "roformer":
-            config = transformers.RoFormerConfig(**values, embedding_size=shape.hidden)
-            _summary_of_first(config, head)
-        else:
-            config = transformers.BertConfig(**values)
+        config = transformers.BertConfig(
+            vocab_size=len(tokenizer),
+            num_hidden_layers=shape.layers,
+            hidden_size=shape.hidden,
+            num_attention_heads=shape.heads,
+            intermediate_size=shape.intermediate,
+            max_position_embeddings=shape.positions,
+            hidden_dropout_prob=shape.dropout,
+            attention_probs_dropout_prob=shape.dropout,
+            pad_token_id=tokenizer.pad_token_id,
+        )
         _set_labels(config, labels)
-    if match_types or hints:
-        config.type_vocab_size = HINT_TYPES if hints else MATCH_TYPES
-    encoding = make_encoding(
-        tokenizer, config, window=window, overlap=overlap, script=script, match_types=match_types, hints=hints
-    )
+    encoding = make_encoding(tokenizer, config, window=window, overlap=overlap, script=script)
     model = _quietly(where, lambda: getattr(transformers, head.auto_class).from_config(config))
     return Checkpoint(Network(model, head), encoding, Meta(), where)
 
 
-def make_encoding(
-    tokenizer: Any,
-    config: Any,
-    *,
-    window: int | None,
-    overlap: int,
-    script: str,
-    match_types: bool,
-    hints: bool = False,
-) -> Encoding:
+def make_encoding(tokenizer: Any, config: Any, *, window: int | None, overlap: int, script: str) -> Encoding:
     """An `Encoding` within what the encoder can take.
 
     Raises:
         CheckpointError: the tokenizer has tokens that the encoder does not know.
-        ConfigError: the window is longer than the encoder's positions, or it knows too few token types.
+        ConfigError: the window is longer than the encoder's positions.
     """
     if len(tokenizer) > config.vocab_size:
         raise CheckpointError(
@@ -452,13 +418,7 @@ def make_encoding(
         window = min(DEFAULT_WINDOW, most)
     if window > most:
         raise ConfigError(f"window is {window} tokens, expected at most {most}, the encoder's positions")
-    types = getattr(config, "type_vocab_size", 0) or 0
-    for wanted, name, needed in ((match_types, "match_types", MATCH_TYPES), (hints, "hints", HINT_TYPES)):
-        if wanted and types < needed:
-            raise ConfigError(
-                f"{name} needs an encoder with type_vocab_size {needed}, found {types}; train one with --scratch"
-            )
-    return Encoding(tokenizer, window=window, overlap=overlap, script=script, match_types=match_types, hints=hints)
+    return Encoding(tokenizer, window=window, overlap=overlap, script=script)
 
 
 def _check_files(where: str) -> None:
@@ -517,13 +477,6 @@ def _check_numbers(where: str) -> None:
                     raise CheckpointError(
                         f"{where}: {name} in config.json is {shorten(value)}, expected at most {most:,}"
                     )
-    numbers = [values.get(name) for name in ("max_position_embeddings", "hidden_size")]
-    positions, hidden = (number if isinstance(number, int) else 0 for number in numbers)
-    if values.get("model_type") == "roformer" and positions * hidden > MOST_SINES:
-        raise CheckpointError(
-            f"{where}: max_position_embeddings x hidden_size in config.json is {positions * hidden:,}, "
-            f"expected at most {MOST_SINES:,}"
-        )
 
 
 def _check_weights(where: str, auto_class: Any, config: Any) -> None:
@@ -622,10 +575,8 @@ def save(
     Raises:
         OSError: it cannot be written.
     """
-    from zhaiju.modeling.parts import plain_state
-
     with _silence(), refusing():
-        network.model.save_pretrained(directory, state_dict=plain_state(network.model, weights))
+        network.model.save_pretrained(directory, state_dict=None if weights is None else dict(weights))
     _save_rest(directory, encoding, meta, {})
 
 
@@ -651,8 +602,6 @@ def _save_rest(directory: Path, encoding: Encoding, meta: Meta, more: Mapping[st
         "window": encoding.window,
         "overlap": encoding.overlap,
         "script": encoding.script,
-        "match_types": encoding.match_types,
-        "hints": encoding.hints,
         "search": dict(meta.search),
         **more,
     }
@@ -719,6 +668,11 @@ def _load_config(where: str, head: Head | None, labels: Sequence[str] | None) ->
     _check_files(where)
     _check_numbers(where)
     config = _quietly(where, lambda: transformers.AutoConfig.from_pretrained(where, trust_remote_code=False))
+    if config.model_type in SINES and (sines := config.max_position_embeddings * config.hidden_size) > MOST_SINES:
+        raise CheckpointError(
+            f"{where}: max_position_embeddings x hidden_size in config.json is {sines:,}, "
+            f"expected at most {MOST_SINES:,}"
+        )
     if head is None:
         return config
     if head.over == "labels":
@@ -726,13 +680,9 @@ def _load_config(where: str, head: Head | None, labels: Sequence[str] | None) ->
         config.problem_type = None
     if head.over == "tokens":
         config.num_labels = 2  # start and end, whatever classes the encoder told apart before
-    _summary_of_first(config, head)
-    return config
-
-
-def _summary_of_first(config: Any, head: Head) -> None:
     if head.over == "choices" and config.model_type in {"roformer", "convbert"} and not hasattr(config, "summary_type"):
         config.summary_type = "first"  # these would look at the last token, and that is padding
+    return config
 
 
 def _load_model(where: str, head: Head, labels: Sequence[str] | None, *, head_required: bool) -> Any:
@@ -773,10 +723,6 @@ def _load_model(where: str, head: Head, labels: Sequence[str] | None, *, head_re
     # of what is computed from them, and a resumed training would no longer be the one that was cut short.
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
-    # Loading also thaws what its class froze: RoFormer's table of sines, which is no weight to train.
-    for module in model.modules():
-        if "Sinusoidal" in type(module).__name__:
-            module.requires_grad_(False)
     return model
 
 

@@ -22,7 +22,6 @@ from zhaiju.data.encoding import Encoding
 from zhaiju.errors import DataError, TrainingError
 from zhaiju.modeling.memory import trim
 from zhaiju.modeling.network import Network, collate
-from zhaiju.modeling.parts import is_parametrised
 from zhaiju.tasks.base import Item, Task
 from zhaiju.training.processes import Processes, exchange, share_like
 
@@ -142,7 +141,6 @@ class Loop:
         self.network, self.optimizer = self.processes.prepare(network, optimizer)
         self.trained: list[torch.Tensor] = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.average = [value.detach().clone() for value in self.trained] if settings.average else []
-        self.parametrised = is_parametrised(network)
         self.step = 0
         self.epoch = 0
         self.position = 0  # batches of the epoch that are done
@@ -153,7 +151,7 @@ class Loop:
 
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs beside the weights to go on exactly: all ask together, the first gets it."""
-        weights = [value.detach() for value in self.trained] if self.average or self.parametrised else []
+        weights = [value.detach() for value in self.trained] if self.average else []
         return {
             "optimizer": self.processes.gather(self.optimizer.state_dict()),
             "weights": self.processes.gather(weights),

@@ -53,9 +53,9 @@ from zhaiju.inference.calibrate import MOST_EXAMPLES, calibrate, calibration_rec
 from zhaiju.inference.engine import Engine, make_engine, usual_batch_tokens
 from zhaiju.modeling.attention import quick_attention
 from zhaiju.modeling.checkpoint import Checkpoint, Meta, Shape, from_scratch, load, refusing, save, save_calibration
+from zhaiju.modeling.dropout import quick_dropout
 from zhaiju.modeling.initialise import discriminant_head, freeze_embeddings, mean_pooling
 from zhaiju.modeling.memory import recompute_activations
-from zhaiju.modeling.parts import pool_dropout, quick_dropout, sum_token_types
 from zhaiju.tasks import make_task
 from zhaiju.tasks.base import Task
 from zhaiju.threads import settle
@@ -387,10 +387,8 @@ def assemble(
     pad_id = checkpoint.encoding.pad_id
     if resumed is None and task_name == "intent":
         _first_weights(checkpoint, task, settings, data)
-    if settings.hints and settings.scratch:
-        sum_token_types(checkpoint.network)
     quick_attention(checkpoint.network.model)
-    (pool_dropout if settings.pooled_dropout else quick_dropout)(checkpoint.network)
+    quick_dropout(checkpoint.network)
     if settings.freeze_embeddings:
         freeze_embeddings(checkpoint.network)
     if settings.activation_checkpointing:
@@ -538,8 +536,6 @@ def _start(
         "window": settings.window,
         "overlap": settings.overlap,
         "script": settings.script,
-        "match_types": settings.match_types,
-        "hints": settings.hints,
         "labels": labels or None,
     }
     if not settings.scratch:

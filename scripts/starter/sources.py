@@ -89,3 +89,19 @@ def utterances(data: Path) -> Iterator[str]:
     for name in UTTERANCES:
         for row in json.loads((data / name).read_text("utf-8")):
             yield row["text"] if "text" in row else " ".join(row["tokens"])
+
+
+def write_squad(asked: list[Asked], path: Path) -> None:
+    """Questions in SQuAD's layout, version 2 where some have no answer."""
+    articles: dict[str, dict[str, list[dict[str, object]]]] = {}
+    for number, one in enumerate(asked):
+        answers = [{"text": one.context[start:end], "answer_start": start} for start, end in one.answers]
+        row = {"id": f"{one.kind}-{number}", "question": one.question, "answers": answers}
+        if not answers:
+            row["is_impossible"] = True
+        articles.setdefault(one.article, {}).setdefault(one.context, []).append(row)
+    data = [
+        {"title": title, "paragraphs": [{"context": text, "qas": rows} for text, rows in paragraphs.items()]}
+        for title, paragraphs in articles.items()
+    ]
+    path.write_text(json.dumps({"version": "v2.0", "data": data}, ensure_ascii=False), "utf-8")

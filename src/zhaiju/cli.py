@@ -358,9 +358,7 @@ def _digest(path: str) -> str:
 def check(
     data: Annotated[list[Path], typer.Argument(help="Data files; several are also searched for shared paragraphs.")],
     context: ContextFile = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="Whose tokenizer to check with. Default: the starter's, single characters.")
-    ] = None,
+    encoder: Annotated[str, typer.Option(help="Whose tokenizer to check with.")] = "starter",
     window: Annotated[int, typer.Option(help="Most tokens of a window.")] = 384,
     overlap: Annotated[int, typer.Option(help="Characters shared by neighbouring windows.")] = 64,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if anything is wrong.")] = False,
@@ -371,17 +369,12 @@ def check(
     from zhaiju.data.check_labelled import check_labelled
     from zhaiju.data.encoding import Encoding
     from zhaiju.data.labelled import kind_of
-    from zhaiju.modeling.checkpoint import load_exported, starter
+    from zhaiju.modeling.checkpoint import load_encoding
 
-    named = None
-    if encoder is not None:
-        from zhaiju.modeling.checkpoint import load_tokenizer, resolve
-
-        named = load_tokenizer(resolve(encoder))
-    tokenizer = named or load_exported(starter("read")).encoding.tokenizer
+    encoding = load_encoding(encoder, window=window, overlap=overlap)
 
     def make_encoding(texts: Sequence[str]) -> Encoding:
-        return Encoding(tokenizer, window=window, overlap=overlap)
+        return encoding
 
     utterances = {place: check_labelled(path) for place, path in enumerate(data) if kind_of(path) is not None}
     with ui.progress("checking", None) as advance:
@@ -459,24 +452,18 @@ def _print_report(report: Any) -> None:
 @app.command(epilog='Example: zhaiju tokens "兩河文明 30000元" --encoder bert-base-chinese')
 def tokens(
     text: Annotated[str, typer.Argument(help="A text.")],
-    encoder: Annotated[str | None, typer.Option(help="Whose tokenizer. Default: single characters.")] = None,
-    script: Annotated[str, typer.Option(help="Script that the encoder sees.")] = "as-is",
+    encoder: Annotated[str, typer.Option(help="Whose tokenizer.")] = "starter",
+    script: Annotated[str | None, typer.Option(help="Script that the encoder sees. Default: the encoder's own.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what the tokenizer does: each token beside its characters and offsets."""
-    from zhaiju.data.encoding import Encoding
     from zhaiju.data.examples import check_text
-    from zhaiju.data.vocabulary import build_tokenizer
+    from zhaiju.modeling.checkpoint import load_encoding
 
     check_text(text, "text")
-    if encoder is None:
-        tokenizer = build_tokenizer([text], kind="characters", size=1 << 21, script=script)
-    else:
-        from zhaiju.modeling.checkpoint import load_tokenizer, resolve
-
-        tokenizer = load_tokenizer(resolve(encoder))
-    found = Encoding(tokenizer, script=script).tokens(text)
-    names = tokenizer.convert_ids_to_tokens(found.ids.tolist())
+    encoding = load_encoding(encoder, script=script)
+    found = encoding.tokens(text)
+    names = encoding.tokenizer.convert_ids_to_tokens(found.ids.tolist())
     rows = [
         {
             "index": index,

@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from zhaiju.data.script import AS_IS, SCRIPTS
+from zhaiju.data.script import SCRIPTS
 from zhaiju.data.vocabulary import KINDS
+from zhaiju.data.words import BOUNDARIES
 from zhaiju.errors import ConfigError
 
 
@@ -62,7 +63,15 @@ class TrainSettings:
     vocabulary_size: int = setting(21_128, "Most entries of its vocabulary.", low=6)
     window: int = setting(384, "Most tokens of a window, question and special tokens included.", low=16)
     overlap: int = setting(64, "Characters that neighbouring windows of a paragraph share.", low=0)
-    script: str = setting(AS_IS, "Script that the encoder sees; quotes keep their own.", choices=SCRIPTS)
+    script: str | None = setting(
+        None, "Script that the encoder sees, quotes keep their own; none given: the encoder's own.", choices=SCRIPTS
+    )
+    boundaries: str | None = setting(
+        None,
+        "Where sentence pieces end: with words (words), or wherever the tokenizer cuts (pieces); none given: with words "
+        "where the task quotes.",
+        choices=BOUNDARIES,
+    )
     negatives: int = setting(3, "select: wrong paragraphs drawn beside the right one, anew each epoch.", low=1)
     no_answer_rate: float = setting(
         1.0, "read: share of the windows without an answer that an epoch trains on.", low=0, high=1

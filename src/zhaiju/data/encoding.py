@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from zhaiju.data.examples import Span
 from zhaiju.data.script import AS_IS, convert, encodable
+from zhaiju.data.words import BOUNDARIES, PIECES, WORDS, WordPieces, has_sentence_pieces
 from zhaiju.errors import CheckpointError, ConfigError, DataError, verbatim
 
 if TYPE_CHECKING:
@@ -151,13 +152,14 @@ class Encoding:
         window: Most tokens that a window may have, special ones included.
         overlap: Characters that neighbouring windows of a context share, at least; at most half a window.
         script: "as-is", "simplified" or "traditional": what the encoder sees.
+        boundaries: "words": a text is cut at its words first, see `zhaiju.data.words`; "pieces": as the tokenizer does.
 
     Attributes:
         store: Looked into before a text is tokenised.
 
     Raises:
         CheckpointError: the tokenizer is not a fast one.
-        ConfigError: window or overlap is out of range.
+        ConfigError: window or overlap is out of range, or there are no sentence pieces to end at words.
     """
 
     def __init__(
@@ -167,6 +169,7 @@ class Encoding:
         window: int = 384,
         overlap: int = 128,
         script: str = AS_IS,
+        boundaries: str = PIECES,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise CheckpointError(
@@ -176,11 +179,16 @@ class Encoding:
             raise ConfigError(f"window is {window} tokens, expected at least {MIN_CONTEXT_TOKENS * 2}")
         if overlap < 0:
             raise ConfigError(f"overlap is {overlap} characters, expected 0 or more")
+        if boundaries not in BOUNDARIES:
+            raise ConfigError(f"boundaries is {boundaries!r}, expected one of {', '.join(BOUNDARIES)}")
+        if boundaries == WORDS and not has_sentence_pieces(tokenizer.backend_tokenizer):
+            raise ConfigError("boundaries words needs a tokenizer with sentence pieces (XLM-R's, mDeBERTa's, the starter's)")
         convert("", script)
         self.tokenizer = tokenizer
         self.window = window
         self.overlap = overlap
         self.script = script
+        self.boundaries = boundaries
         self.store: Store | None = None
         self._cache: OrderedDict[str | tuple[str, ...], Tokens] = OrderedDict()
         self._cached_bytes = 0
@@ -248,7 +256,7 @@ class Encoding:
     def serialised(self) -> str | None:
         """The whole tokenizer as a text, as it is used here; None where a part of it is Python (RoFormer's is)."""
         try:
-            return f"{self._before_words!r} {self._backend.to_str()}"
+            return f"{self.boundaries} {self._before_words!r} {self._backend.to_str()}"
         except Exception:  # tokenizers raises bare exceptions
             return None
 
@@ -278,7 +286,10 @@ class Encoding:
         return backend
 
     def _tokenise(self, text: str) -> Tokens:
-        encoded = self._backend.encode(encodable(convert(text, self.script)), add_special_tokens=False)
+        seen = encodable(convert(text, self.script))
+        if self.boundaries == WORDS:
+            return Tokens(*self._word_pieces(seen))
+        encoded = self._backend.encode(seen, add_special_tokens=False)
         offsets = np.asarray(encoded.offsets, dtype=np.int32).reshape(-1, 2)
         return Tokens(
             np.asarray(encoded.ids, dtype=np.int32),
@@ -286,6 +297,10 @@ class Encoding:
             np.maximum.accumulate(offsets[:, 0]) if len(offsets) else offsets[:, 0],
             np.maximum.accumulate(offsets[:, 1]) if len(offsets) else offsets[:, 1],
         )
+
+    @cached_property
+    def _word_pieces(self) -> WordPieces:
+        return WordPieces(self.tokenizer.backend_tokenizer)
 
     @cached_property
     def _before_words(self) -> str:

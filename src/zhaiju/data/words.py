@@ -7,7 +7,6 @@ word after it.
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +17,7 @@ from zhaiju.data.script import convert
 
 PIECES, WORDS = "pieces", "words"
 BOUNDARIES = (PIECES, WORDS)
-REMEMBERED = 1 << 16  # words
+REMEMBERED = 1 << 15  # words
 
 Ints = npt.NDArray[np.int32]
 Places = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -26,10 +25,8 @@ Places = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 def has_sentence_pieces(backend: Any) -> bool:
     """Whether a tokenizer (of the library tokenizers) cuts texts into sentence pieces."""
-    parts = json.loads(backend.to_str())
-    cuts = parts["pre_tokenizer"] or {}
-    kinds = {cuts.get("type"), *(part["type"] for part in cuts.get("pretokenizers", ()))}
-    return bool(parts["model"]["type"] == "Unigram" and "Metaspace" in kinds)
+    cuts = backend.pre_tokenizer
+    return type(backend.model).__name__ == "Unigram" and cuts is not None and b"Metaspace" in cuts.__getstate__()
 
 
 def words_of(text: str) -> list[str]:
@@ -56,11 +53,10 @@ class WordPieces:
     def __init__(self, backend: Any) -> None:
         from tokenizers import Tokenizer, pre_tokenizers
 
-        own = Tokenizer.from_str(backend.to_str())
+        own = Tokenizer(backend.model)  # it shares the vocabulary, and knows no special token: "</s>" in a text is text
+        if backend.normalizer is not None:
+            own.normalizer = backend.normalizer
         own.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
-        own.no_truncation()
-        own.no_padding()
-        own.encode_special_tokens = True
 
         @lru_cache(REMEMBERED)
         def pieces(word: str) -> Places:

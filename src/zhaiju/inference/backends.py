@@ -23,6 +23,7 @@ import numpy.typing as npt
 from zhaiju.data.chunks import Chunk, arrays
 from zhaiju.errors import CheckpointError, ConfigError, is_out_of_memory
 from zhaiju.modeling.checkpoint import GRAPHS
+from zhaiju.modeling.quantised import read_weights
 from zhaiju.threads import wanted_threads
 
 if TYPE_CHECKING:
@@ -359,13 +360,11 @@ def choose(backend: str, precision: str, *, exported: bool, whole: bool = True) 
 
 def _referred(graph: bytes, path: Path) -> dict[str, Floats]:
     """The weights of a safetensors file that a graph refers to by name, as float32."""
-    from safetensors.numpy import load_file
-
     found = {}
-    for name, weight in load_file(path).items():
+    for name, weight in read_weights(path).items():
         for wanted, array in ((f"[{name}]", weight), (f"[{name}{TRANSPOSED}]", weight.T)):
             if wanted.encode() in graph:
-                found[wanted] = np.ascontiguousarray(array, dtype=np.float32)
+                found[wanted] = np.ascontiguousarray(array)
     return found
 
 

@@ -36,6 +36,7 @@ from zhaiju.inference.backends import (
 )
 from zhaiju.inference.engine import Engine, make_engine
 from zhaiju.modeling.checkpoint import GRAPHS, Checkpoint, load_exported, save_exported
+from zhaiju.modeling.quantised import read_weights
 from zhaiju.tasks.base import Task
 
 PROBE = "摘句 Zhaiju，ＡＢ１２ café 「二〇二六年」 don't e\u0301\r\n👩🏽\u200d🚀"
@@ -367,7 +368,7 @@ def export_graph(checkpoint: Checkpoint) -> Path:
         CheckpointError: a large constant of the graph is none of the weights.
     """
     model = _graph(checkpoint, split=False)
-    _refer(model.graph, _weights(Path(checkpoint.where)))
+    _refer(model.graph, read_weights(Path(checkpoint.where) / WEIGHTS_FILE))
     path = Path(checkpoint.where) / GRAPH_FILE
 
     def fill(temporary: Path) -> None:
@@ -375,12 +376,6 @@ def export_graph(checkpoint: Checkpoint) -> Path:
 
     files.atomic_file(path, fill)
     return path
-
-
-def _weights(directory: Path) -> dict[str, npt.NDArray[np.float32]]:
-    from safetensors.numpy import load_file
-
-    return {name: value.astype(np.float32) for name, value in load_file(directory / WEIGHTS_FILE).items()}
 
 
 def _strip(graph: Any) -> None:

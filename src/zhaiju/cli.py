@@ -367,22 +367,15 @@ def check(
     """Say what is wrong with a data set, row by row."""
     from zhaiju.data.check import check_files
     from zhaiju.data.check_labelled import check_labelled
-    from zhaiju.data.encoding import Encoding
     from zhaiju.data.labelled import kind_of
     from zhaiju.modeling.checkpoint import load_encoding
-
-    encoding = load_encoding(encoder, window=window, overlap=overlap)
-
-    def make_encoding(texts: Sequence[str]) -> Encoding:
-        return encoding
 
     utterances = {place: check_labelled(path) for place, path in enumerate(data) if kind_of(path) is not None}
     with ui.progress("checking", None) as advance:
         questions = check_files(
             [path for place, path in enumerate(data) if place not in utterances],
             context=context,
-            make_encoding=make_encoding,
-            count_unknown=named is not None,
+            encoding=load_encoding(encoder, window=window, overlap=overlap),
             progress=advance,
         )
     rest = iter(questions)
@@ -453,7 +446,9 @@ def _print_report(report: Any) -> None:
 def tokens(
     text: Annotated[str, typer.Argument(help="A text.")],
     encoder: Annotated[str, typer.Option(help="Whose tokenizer.")] = "starter",
-    script: Annotated[str | None, typer.Option(help="Script that the encoder sees. Default: the encoder's own.")] = None,
+    script: Annotated[
+        str | None, typer.Option(help="Script that the encoder sees. Default: the encoder's own.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what the tokenizer does: each token beside its characters and offsets."""

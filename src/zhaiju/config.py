@@ -68,8 +68,8 @@ class TrainSettings:
     )
     boundaries: str | None = setting(
         None,
-        "Where sentence pieces end: with words (words), or wherever the tokenizer cuts (pieces); none given: with words "
-        "where the task quotes.",
+        "Where sentence pieces end: with words (words), or wherever the tokenizer cuts (pieces); none given: with "
+        "words where the task quotes.",
         choices=BOUNDARIES,
     )
     negatives: int = setting(3, "select: wrong paragraphs drawn beside the right one, anew each epoch.", low=1)

@@ -83,15 +83,11 @@ class Report:
         }
 
 
-MakeEncoding = Callable[[Sequence[str]], Encoding]
-
-
 def check_files(
     paths: Sequence[Path],
     *,
     context: Path | None = None,
-    make_encoding: MakeEncoding,
-    count_unknown: bool,
+    encoding: Encoding,
     limit: int = 50,
     progress: Callable[[int], None] | None = None,
 ) -> list[Report]:
@@ -100,8 +96,7 @@ def check_files(
     Args:
         paths: The files.
         context: The context file of course rows; None: `context.json` beside them.
-        make_encoding: Gives the encoding, from the texts of a file.
-        count_unknown: Whether the encoding has a vocabulary of its own, so that unknown tokens mean something.
+        encoding: Cuts the texts.
         limit: Longest quote, in characters, for `answers_over_limit`.
         progress: Called with the number of rows done since the last call.
 
@@ -118,13 +113,11 @@ def check_files(
         report.contexts = len(texts)
         used.append({example.contexts[example.relevant].text for example in examples if example.relevant is not None})
         if examples:
-            encoding = make_encoding([*sorted(texts), *(example.question for example in examples)])
             for example in examples:
                 _examine(report, example, encoding, limit)
                 if progress is not None:
                     progress(1)
-            if count_unknown:
-                _count_unknown(report, texts, encoding)
+            _count_unknown(report, texts, encoding)
         reports.append(report)
     for place, report in enumerate(reports):
         for other, theirs in enumerate(used):

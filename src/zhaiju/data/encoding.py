@@ -182,7 +182,9 @@ class Encoding:
         if boundaries not in BOUNDARIES:
             raise ConfigError(f"boundaries is {boundaries!r}, expected one of {', '.join(BOUNDARIES)}")
         if boundaries == WORDS and not has_sentence_pieces(tokenizer.backend_tokenizer):
-            raise ConfigError("boundaries words needs a tokenizer with sentence pieces (XLM-R's, mDeBERTa's, the starter's)")
+            raise ConfigError(
+                "boundaries words needs a tokenizer with sentence pieces (XLM-R's, mDeBERTa's, the starter's)"
+            )
         convert("", script)
         self.tokenizer = tokenizer
         self.window = window

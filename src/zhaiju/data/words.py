@@ -88,4 +88,6 @@ class WordPieces:
                 ends += [max(at, base + place) for place in last]
                 spaced = False
             at += len(word)
-        return tuple(np.asarray(values, dtype=np.int32) for values in (ids, starts, ends))  # type: ignore[return-value]
+        # Where normalisation changes the order of marks, a piece may step back.
+        first, last = (np.maximum.accumulate(np.asarray(places, dtype=np.int32)) for places in (starts, ends))
+        return np.asarray(ids, dtype=np.int32), first, last

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 from zhaiju import files
 from zhaiju.data.encoding import Encoding
 from zhaiju.data.script import AS_IS
-from zhaiju.data.words import PIECES, WORDS, has_sentence_pieces
 from zhaiju.data.vocabulary import Kind, PlainTokenizer, build_tokenizer
+from zhaiju.data.words import PIECES, WORDS, has_sentence_pieces
 from zhaiju.errors import CheckpointError, ConfigError, is_out_of_memory, shorten
 from zhaiju.modeling.quantised import is_quantised, read_weights
 from zhaiju.tasks import TASKS, make_task
@@ -411,9 +411,7 @@ def from_scratch(
         _set_labels(config, labels)
     if boundaries is None and head.over != "tokens":
         boundaries = PIECES
-    encoding = make_encoding(
-        tokenizer, config, window=window, overlap=overlap, script=script, boundaries=boundaries
-    )
+    encoding = make_encoding(tokenizer, config, window=window, overlap=overlap, script=script, boundaries=boundaries)
     model = _quietly(where, lambda: getattr(transformers, head.auto_class).from_config(config))
     return Checkpoint(Network(model, head), encoding, Meta(), where)
 

@@ -41,7 +41,9 @@ def read_weights(path: Path) -> dict[str, npt.NDArray[np.float32]]:
 
     held = load_file(path)
     return {
-        name: np.asarray(value, np.float32) * held[name + SCALE] if name + SCALE in held else np.asarray(value, np.float32)
+        name: np.asarray(value, np.float32) * held[name + SCALE]
+        if name + SCALE in held
+        else np.asarray(value, np.float32)
         for name, value in held.items()
         if name.removesuffix(SCALE) not in held or name.removesuffix(SCALE) == name
     }

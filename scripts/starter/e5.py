@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,11 @@ class Encoder:
         """The shape of a tensor."""
         shape = self.shape
         hidden, wide = shape.hidden_size, shape.intermediate_size
-        rows = {"word": shape.vocab_size, "position": shape.max_position_embeddings, "token_type": shape.type_vocab_size}
+        rows = {
+            "word": shape.vocab_size,
+            "position": shape.max_position_embeddings,
+            "token_type": shape.type_vocab_size,
+        }
         for kind, count in rows.items():
             if f"{kind}_embeddings" in name:
                 return count, hidden
@@ -121,7 +126,7 @@ def read(path: Path) -> Encoder:
     scores = np.frombuffer(data, "<f4", count, at)
     at += 4 * count
     text = data[at : at + size]
-    pieces = [text[a:b].decode() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    pieces = [text[a:b].decode() for a, b in pairwise(offsets.tolist())]
     at += size
     (map_bytes,) = struct.unpack_from("<I", data, at + 4)
     at += 8 + map_bytes

@@ -8,10 +8,12 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import PreTrainedTokenizerFast
 
 from budget import examples
+from checkpoints import CHECKPOINTS
 from zhaiju.data.encoding import Encoding, cover
 from zhaiju.data.vocabulary import build_tokenizer
 from zhaiju.data.words import words_of
 from zhaiju.errors import ConfigError
+from zhaiju.modeling.checkpoint import Meta, load, load_encoding, save
 
 TEXT = "渡船每天早上六點開，票價四元。"
 SCRAPS = [
@@ -128,3 +130,29 @@ def test_boundaries_need_sentence_pieces():
 
 def test_what_is_kept_of_texts_tells_both_ways_apart():
     assert encoder("words").serialised() != encoder("pieces").serialised()
+
+
+@pytest.fixture(scope="module")
+def deberta(tmp_path_factory):
+    """A checkpoint with sentence pieces that others made: no zhaiju.json."""
+    folder = tmp_path_factory.mktemp("deberta")
+    CHECKPOINTS["deberta-v2"](folder)
+    return folder
+
+
+def test_training_to_quote_cuts_at_words_and_others_checkpoints_are_read_as_they_were_trained(deberta):
+    def boundaries(task, **options):
+        return load(deberta, task, **options).encoding.boundaries
+
+    assert boundaries("read", head_required=False) == "words"
+    assert boundaries("read", head_required=False, boundaries="pieces") == "pieces"
+    assert boundaries("select", head_required=False) == "pieces"
+    assert load_encoding(deberta).boundaries == "pieces"
+
+
+def test_a_checkpoint_keeps_where_its_pieces_end(deberta, tmp_path):
+    trained = load(deberta, "read", head_required=False)
+    save(tmp_path, trained.network, trained.encoding, Meta(task="read"))
+    assert load(tmp_path).encoding.boundaries == "words"
+    assert load_encoding(tmp_path).boundaries == "words"
+    assert load(tmp_path, "select", head_required=False).encoding.boundaries == "words"

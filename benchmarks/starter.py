@@ -1,8 +1,6 @@
-"""The starter measured: figures on public.json, cold and warm times of `ask` over 1,000 paragraphs.
+"""Cold and warm times of the starter's `ask` over 1,000 paragraphs.
 
-    python benchmarks/starter.py [--data ../shared/data] [--quick] [-o docs/benchmark-starter.md]
-
-public.json took no part in making the models. `--quick` leaves the figures out and measures times only.
+python benchmarks/starter.py [--data ../shared/data] [-o docs/benchmark-starter.md]
 """
 
 from __future__ import annotations
@@ -24,7 +22,6 @@ WARM_QUESTIONS = 100
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--quick", action="store_true")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     course = options.data / "course"
@@ -58,11 +55,6 @@ def main() -> None:
         f"| a question to the opened index, median of {len(warm)} | {statistics.median(warm):.4f} |",
         f"| … 95th percentile | {sorted(warm)[int(0.95 * len(warm))]:.4f} |",
     ]
-    if not options.quick:
-        from zhaiju.starter.make import report
-
-        figures = report(Path(__file__).parents[1] / "src" / "zhaiju" / "starter", course)
-        lines += ["", "```json", json.dumps(figures, indent=2), "```"]
     text = "\n".join(lines) + "\n"
     print(text)
     if options.output:

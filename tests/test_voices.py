@@ -18,7 +18,6 @@ from zhaiju.errors import ConfigError
 from zhaiju.inference.answer import load_joint
 from zhaiju.inference.engine import make_engine
 from zhaiju.modeling.checkpoint import load_exported, starter
-from zhaiju.starter.data import prepare, variants
 
 SAMPLE = resources("zhaiju.starter") / "sample"
 
@@ -405,51 +404,3 @@ def test_damaged_weights_are_one_line_of_the_command(run, copied):
     assert code == 2
     assert "voices.json cannot be read" in err.strip().splitlines()[-1]
     assert "Traceback" not in err
-
-
-# --- what they are fitted on
-
-
-def test_variants_of_the_candidates(tmp_path):
-    contexts = ["燈塔甲", "燈塔乙", "燈塔丙", "山丁", "山戊", "燈塔塔"]
-    rows = [
-        {
-            "id": "a",
-            "question": "燈塔甲？",
-            "paragraphs": [3, 0],
-            "relevant": 0,
-            "answers": [{"text": "甲", "start": 2}],
-        },
-        {"id": "b", "question": "山丁？", "paragraphs": [3], "relevant": 3, "answers": [{"text": "丁", "start": 1}]},
-        {"id": "c", "question": "塔塔？", "paragraphs": [5, 0], "relevant": 5, "answers": [{"text": "燈", "start": 0}]},
-    ]
-    titles = ["甲文", "乙文", "甲文", "丁文", "甲文", None]
-    for name, values in (("context", contexts), ("articles", titles), ("dev", rows)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(values), "utf-8")
-    found = {
-        kind: {one.id: ([context.text for context in one.contexts], one.relevant) for one in examples}
-        for kind, examples in variants(tmp_path, "dev").items()
-    }
-    assert found["given"] == {"a": (["山丁", "燈塔甲"], 1)}  # b has nothing to choose from
-    assert found["nearest"] == {
-        "a": (["燈塔甲", "燈塔乙", "燈塔丙", "山丁"], 0),  # 燈塔塔 is no paragraph of DRCD
-        "b": (["山丁", "山戊", "燈塔甲", "燈塔乙"], 0),
-    }
-    assert found["same article"] == {"a": (["燈塔甲", "燈塔丙", "山戊"], 0)}
-    assert found["CMRC 2018"] == {"c": (["燈塔塔", "燈塔甲"], 0)}
-
-
-@pytest.mark.slow
-def test_no_public_paragraph_is_among_those_that_the_voices_are_fitted_on(shared, tmp_path):
-    prepare(shared, tmp_path)
-    contexts = load_contexts(shared / "course" / "context.json")
-    public = json.loads((shared / "course" / "public.json").read_text("utf-8"))
-    hidden = {contexts[row["relevant"]].text for row in public}
-    questions = {row["question"] for row in public}
-    taught, held = variants(tmp_path, "train"), variants(tmp_path, "dev")
-    for examples in (*taught.values(), *held.values()):
-        assert not any(context.text in hidden for one in examples for context in one.contexts)
-        assert not any(one.question in questions for one in examples)
-    assert not {one.question for one in held["nearest"]} & {one.question for one in taught["nearest"]}
-    about = json.loads((starter("select") / voices.VOICES_FILE).read_text("utf-8"))["about"]
-    assert about["fitted_on"] == {kind: len(examples) for kind, examples in taught.items()}

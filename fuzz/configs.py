@@ -14,7 +14,7 @@ from fuzz.target import Refusing, Target, file_of, hold, text_of
 from zhaiju import cli
 from zhaiju.config import TrainSettings, load_settings
 from zhaiju.corpus.ask import Trust
-from zhaiju.corpus.voices import Weights
+from zhaiju.corpus.features import FeatureWeights
 from zhaiju.data.vocabulary import PlainTokenizer
 from zhaiju.errors import CheckpointError, ConfigError, DataError
 from zhaiju.inference.answer import load_joint
@@ -56,15 +56,14 @@ def check_meta(data: bytes) -> None:
 
 
 def check_fitted(data: bytes) -> None:
-    """What was fitted is read, or refused: how stages are weighed, what to trust, and the voices."""
+    """What was fitted is read, or refused: how stages are weighed, what to trust, and the features."""
     folder = file_of("fitted/trust.json", data).parent
-    for name in ("answer.json", "voices.json"):
+    for name in ("answer.json", "ranking.json"):
         file_of(f"fitted/{name}", data)
     loads: tuple[Callable[[], object], ...] = (
         partial(Trust.load, folder),
-        partial(Weights.load, folder),
+        partial(FeatureWeights.load, folder / "ranking.json"),
         partial(load_joint, str(folder), "selector"),
-        partial(load_joint, str(folder), "selector", voices=True),
     )
     for load in loads:
         with Refusing(ConfigError):
@@ -139,7 +138,7 @@ _META = (
     "task", "window", "overlap", "script", "search", "calibration", "temperature", "threshold", "max_answer_chars",
     "n_best", "pieces", "null_threshold", "positions",
 )  # fmt: skip
-_FITTED = ("signals", "mean", "spread", "weights", "bias", "threshold", "voices", "selector", "k", "weight", "lexical")
+_FITTED = ("signals", "mean", "spread", "weights", "bias", "threshold", "k", "weight", "lexical")
 _KINDS = (
     "type", "model", "vocab", "normalizer", "pre_tokenizer", "post_processor", "added_tokens", "unk_token", "padding",
     "truncation", "decoder", "merges", "pattern",

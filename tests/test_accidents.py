@@ -503,7 +503,7 @@ def test_a_service_goes_on_answering_and_a_file_of_labels_taking_them_when_the_c
     back.unlink(missing_ok=True)
     read = {"question": "誰在修船？", "context": "老王在河邊修船。"}
     (tmp_path / "a.txt").write_text(read["context"], "utf-8")
-    with serving(["serve", "--selector", "none", "--rate", 2, "--burst", 2, "--deadline", 5], environment) as (
+    with serving(["serve", "--rate", 2, "--burst", 2, "--deadline", 5], environment) as (
         process,
         address,
     ):

@@ -1,6 +1,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from zhaiju.data.examples import Candidate, Context, QAExample, ReadPrediction, SelectPrediction
@@ -46,11 +47,6 @@ def test_scores_of_all_paragraphs_read_are_probabilities():
     assert answer.score == pytest.approx(max(weighed.values()) / sum(weighed.values()))
 
 
-def test_without_a_selector_the_best_span_wins():
-    answer = join(EXAMPLE, None, [reading(0, 0.0, 0.5), reading(2, 1.0, 0.5)], Joint())
-    assert (answer.answer, answer.selected) == ("丙", None)
-
-
 def test_no_span_at_all_is_an_empty_answer():
     nothing = ReadPrediction("x", "", 0, 0, 0.0, "1", index=1)
     assert join(EXAMPLE, SELECTED, [nothing], PIPELINE).answer == ""
@@ -60,12 +56,6 @@ def test_no_span_at_all_is_an_empty_answer():
 def test_settings_that_rank_nothing_are_refused(k, weight):
     with pytest.raises(ConfigError, match="expected"):
         Joint(k, weight)
-
-
-@pytest.mark.parametrize("selector", [-0.1, math.nan, math.inf, "1", None])
-def test_a_selectors_weight_that_weighs_nothing_is_refused(selector):
-    with pytest.raises(ConfigError, match=r"selector is .* expected a number of at least 0"):
-        Joint(selector=selector)
 
 
 @pytest.mark.parametrize("lexical", [-0.1, math.nan, math.inf, "1", None])
@@ -84,14 +74,6 @@ def test_mixing_adds_weighed_scores_and_gives_probabilities_again():
     assert mixed.score == pytest.approx(0.1 * math.exp(3) / (0.9 + 0.1 * math.exp(3)))
     same = mix(EXAMPLE, SELECTED, [7.0, 8.0, 9.0], Joint())
     assert (same.index, same.score, same.scores) == (1, pytest.approx(0.6), pytest.approx(SELECTED.scores))
-
-
-def test_the_selectors_logits_are_weighed_too():
-    mixed = mix(EXAMPLE, SELECTED, [0.0, 1.0, 2.0], Joint(lexical=1.0, selector=0.5))
-    expected = [0.5 * own + place for place, own in enumerate(SELECTED.scores)]
-    assert mixed.scores == pytest.approx(expected)
-    assert mixed.index == 2
-    assert mix(EXAMPLE, SELECTED, [3.0, 0.0, 2.0], Joint(lexical=1.0, selector=0.0)).scores == pytest.approx([3, 0, 2])
 
 
 class Stub:
@@ -120,7 +102,7 @@ def choose(probabilities):
 
 def labelled(number, relevant):
     right = EXAMPLE.contexts[relevant].text[0]
-    return QAExample(f"q{number}", "誰？", EXAMPLE.contexts, relevant=relevant, gold=(right,))
+    return QAExample(f"q{number}", f"{right}？", EXAMPLE.contexts, relevant=relevant, gold=(right,))
 
 
 QUESTIONS = [labelled(number, number % 3) for number in range(12)]
@@ -131,9 +113,8 @@ def answerer(probabilities, lexical=None, joint=None):
 
 
 def test_the_lexical_weight_decides_which_paragraph_is_read():
-    scores = {example.id: [0.0, 0.0, 1.0] for example in QUESTIONS}
     for weight, quoted in ((0.0, "乙"), (1.0, "乙"), (2.0, "丙"), (50.0, "丙")):  # log(0.6 / 0.1) is 1.79
-        made = answerer((0.3, 0.6, 0.1), lambda example: scores[example.id], Joint(1, 0.0, weight))
+        made = answerer((0.3, 0.6, 0.1), lambda question, texts: np.array([0.0, 0.0, 1.0]), Joint(1, 0.0, weight))
         assert {prediction.answer for prediction in made.predict(QUESTIONS)} == {quoted}
 
 
@@ -143,7 +124,7 @@ def test_without_lexical_scores_their_weight_does_not_count():
 
 
 def test_fit_weighs_lexical_scores_that_know_better():
-    made = answerer((0.3, 0.6, 0.1), lambda example: [9.0 * (place == example.relevant) for place in range(3)])
+    made = answerer((0.3, 0.6, 0.1), lambda question, texts: np.array([9.0 * (text[0] in question) for text in texts]))
     joint, grid = made.fit(QUESTIONS)
     assert joint.lexical > 0
     assert made.joint == joint
@@ -151,19 +132,12 @@ def test_fit_weighs_lexical_scores_that_know_better():
     assert [prediction.answer for prediction in made.predict(QUESTIONS)] == [one.gold[0] for one in QUESTIONS]
 
 
-def test_fit_takes_weights_as_they_are_where_they_are_given():
-    made = answerer((0.3, 0.6, 0.1), lambda example: [9.0 * (place == example.relevant) for place in range(3)])
-    joint, grid = made.fit(QUESTIONS, base=Joint(lexical=0.01, selector=0.5))
-    assert (joint.lexical, joint.selector) == (0.01, 0.5)
-    assert {(entry["k"], entry["weight"]) for entry in grid} >= {(1, 0.0), (4, 16.0)}
-
-
 @pytest.mark.parametrize("relevant", [0, None])
 def test_fit_leaves_out_lexical_scores_that_mislead_or_cannot_be_judged(relevant):
     questions = [labelled(number, 0) for number in range(6)]
     if relevant is None:
         questions = [QAExample(one.id, one.question, one.contexts, gold=one.gold) for one in questions]
-    made = answerer((0.9, 0.05, 0.05), lambda example: [0.0, 1.0 + len(example.id), 2.0])
+    made = answerer((0.9, 0.05, 0.05), lambda question, texts: np.array([0.0, 3.0, 2.0]))
     assert made.fit(questions)[0].lexical == 0.0
     assert answerer((0.9, 0.05, 0.05)).fit(questions)[0].lexical == 0.0  # there are none
 
@@ -176,41 +150,10 @@ def test_what_was_fitted_comes_back(tmp_path, joint):
     (tmp_path / "select").mkdir()
     (tmp_path / "other").mkdir()
     save_joint(str(tmp_path), str(tmp_path / "select"), joint, {"count": 3})
+    save_joint(str(tmp_path), None, Joint(3, 1.0), {"count": 4})
     assert load_joint(str(tmp_path), str(tmp_path / "select")) == joint
+    assert load_joint(str(tmp_path), None) == Joint(3, 1.0)
     assert load_joint(str(tmp_path), str(tmp_path / "other")) is None
-
-
-def test_a_fit_from_before_lexical_scores_weighs_them_with_nothing(tmp_path):
-    (tmp_path / "answer.json").write_text(json.dumps({"selector": {"k": 2, "weight": 1.5, "count": 9}}))
-    assert load_joint(str(tmp_path), "selector") == Joint(2, 1.5, 0.0)
-
-
-def test_fits_with_either_kind_of_lexical_scores_stand_side_by_side(tmp_path):
-    (tmp_path / "select").mkdir()
-    pair = str(tmp_path), str(tmp_path / "select")
-    with_bm25, with_voices = Joint(2, 0.5, 0.2), Joint(3, 1.0, 1.0, 0.4)
-    save_joint(*pair, with_voices, {"count": 3}, voices=True)
-    assert load_joint(*pair) is None
-    assert load_joint(*pair, voices=True) == with_voices
-    save_joint(*pair, with_bm25, {"count": 4})
-    assert (load_joint(*pair), load_joint(*pair, voices=True)) == (with_bm25, with_voices)
-    save_joint(*pair, PIPELINE, {}, voices=True)
-    assert (load_joint(*pair), load_joint(*pair, voices=True)) == (with_bm25, PIPELINE)
-    (entry,) = json.loads((tmp_path / "answer.json").read_text("utf-8")).values()
-    assert (entry["count"], entry["k"], entry["voices"]["k"]) == (4, 2, 1)
-
-
-def test_a_fit_from_before_voices_is_none_with_them(tmp_path):
-    (tmp_path / "answer.json").write_text(json.dumps({"selector": {"k": 2, "weight": 1.5, "lexical": 0.2}}))
-    assert load_joint(str(tmp_path), "selector", voices=True) is None
-    assert load_joint(str(tmp_path), "selector") == Joint(2, 1.5, 0.2, 1.0)
-
-
-@pytest.mark.parametrize("entry", [[1], {"voices": 3}, {"voices": {"k": 1}}, {"k": 1, "weight": 0.0, "voices": []}])
-def test_a_damaged_record_of_a_fit_with_voices_is_said(tmp_path, entry):
-    (tmp_path / "answer.json").write_text(json.dumps({"selector": entry}))
-    with pytest.raises(ConfigError, match="fit again"):
-        load_joint(str(tmp_path), "selector", voices=True)
 
 
 @pytest.mark.parametrize(
@@ -221,7 +164,7 @@ def test_a_damaged_record_of_a_fit_with_voices_is_said(tmp_path, entry):
         {"k": "x", "weight": 1.0},
         {"k": 1, "weight": 0.0, "lexical": -1},
         {"k": 1, "lexical": 1},
-        {"k": 1, "weight": 0.0, "selector": "x"},
+        {"k": 1, "weight": 0.0},
     ],
 )
 def test_a_damaged_record_of_a_fit_is_said(tmp_path, entry):

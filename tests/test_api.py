@@ -50,7 +50,7 @@ def test_what_a_model_cannot_do_is_said(runs):
     with pytest.raises(zhaiju.ConfigError, match="this is no reader"):
         selector.read(QUESTION, CONTEXTS[0])
     with pytest.raises(zhaiju.ConfigError, match="there is no selector"):
-        zhaiju.load(str(runs / "read")).select(QUESTION, CONTEXTS)
+        zhaiju.load(str(runs / "intent")).select(QUESTION, CONTEXTS)
     with pytest.raises(zhaiju.CheckpointError, match="is a checkpoint for select, expected one for read"):
         zhaiju.load(str(runs / "select"), task="read")
 
@@ -68,7 +68,7 @@ CALLS = {
 def test_a_checkpoint_does_its_own_task_and_says_what_the_others_need(runs, task):
     model = zhaiju.load(str(runs / task))
     for name, call in CALLS.items():
-        if name == task or (task, name) == ("read", "answer"):
+        if name == task or (task == "read" and name in ("answer", "select")):  # words select where no model does
             assert call(model).id == "0"
             continue
         with pytest.raises(zhaiju.ConfigError, match=r"no selector|no reader|no intent classifier|no slot tagger"):

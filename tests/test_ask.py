@@ -15,9 +15,10 @@ from test_documents import pdf
 from zhaiju import files, ui
 from zhaiju.corpus.ask import SIGNALS, Answer, Asker, Hit, Paragraphs, Trust, load_asker, sentence_around
 from zhaiju.corpus.documents import Paragraph
-from zhaiju.data.examples import Candidate, ReadPrediction, SelectPrediction
+from zhaiju.corpus.features import ranking
+from zhaiju.data.examples import Candidate, ReadPrediction
 from zhaiju.errors import CheckpointError, ConfigError, DataError
-from zhaiju.inference.answer import Answerer, Joint
+from zhaiju.inference.answer import Answerer
 
 BRIDGE = "長安橋位於青河鎮北側，由工程師王明遠設計，次年完工。橋長一百二十公尺，寬九公尺。"
 TEA = "橋頭的茶館由李家經營，每天早上六點開門。「招牌是桂花糕！」老闆說。後山的桂花九月開。"
@@ -299,37 +300,31 @@ class Fused:
 
 
 class Found:
-    def __init__(self, text, score, lexical):
-        self.paragraph, self.score, self.lexical = Paragraph(text, "a.txt"), score, lexical
+    def __init__(self, text, score):
+        self.paragraph, self.score = Paragraph(text, "a.txt"), score
 
 
-@pytest.mark.parametrize("lexical", [6.0, 60.0])
-def test_signals_do_not_depend_on_how_rare_words_are_among_the_paragraphs(lexical):
-    asker = Asker(Answerer(Engine(), None))
-    source = Fused(Found("橋在岸上。河在橋下。", 0.03, lexical), Found("甲", 0.02, 0.0))
+@pytest.mark.parametrize("score", [6.0, 60.0])
+def test_signals_do_not_depend_on_what_else_was_found_nor_how(score):
+    asker = Asker(Answerer(Engine(), ranking()))
+    source = Fused(Found("橋在岸上。河在橋下。", score), *[Found("甲", 0.02)] * int(score))
     answer, signals = asker.examine("河橋", source)  # two characters and their pair, of which the pair is not there
     assert dict(zip(SIGNALS, signals, strict=True)) == {
         "coverage": pytest.approx(2 / 3),
         "sentence": pytest.approx(1 / 3),
-        "selected": 0.0,
+        "lexical": ranking().scores("河橋", ["橋在岸上。河在橋下。"])[0],
         "null": 30.0,
         "span": pytest.approx(math.log(answer.quotes[0].score)),
     }
 
 
-def test_the_selector_is_helped_by_the_lexical_score_not_by_what_ranked():
-    class Undecided:
-        def predict(self, task, examples):
-            for example in examples:
-                yield SelectPrediction(example.id, 0, "0", 0.5, (0.0, 0.0))
-
-    asker = Asker(Answerer(Engine(), Undecided(), joint=Joint(1, 0.0, 1.0)))
-    answer = asker.ask("河橋", Fused(Found("甲", 0.03, 0.0), Found("橋在河上", 0.02, 6.0)))
+def test_the_lexical_ranking_decides_and_not_what_found_the_paragraphs():
+    answer = Asker(Answerer(Engine(), ranking())).ask("河橋", Fused(Found("甲", 0.03), Found("橋在河上", 0.02)))
     assert answer.quotes[0].paragraph.text == "橋在河上"
 
 
 def test_without_trust_the_confidence_is_the_score_and_nothing_is_held_back():
-    answer = Asker(Answerer(Engine(), None)).ask("河橋", Fused(Found("橋在河上", 0.03, 4.0)))
+    answer = Asker(Answerer(Engine(), ranking())).ask("河橋", Fused(Found("橋在河上", 0.03)))
     assert answer.threshold is None
     assert answer.confidence == answer.quotes[0].score
     assert answer.found
@@ -338,21 +333,15 @@ def test_without_trust_the_confidence_is_the_score_and_nothing_is_held_back():
 # --- other readers
 
 
-@pytest.mark.parametrize(("reader", "selector"), [(1, 1), (1, 0), (1, None), (0, 1), (0, None)])
+@pytest.mark.parametrize(("reader", "selector"), [(1, 1), (1, None), (0, 1)])
 def test_a_pair_that_was_not_calibrated_holds_nothing_back(foreign, one_thread, reader, selector):
-    names = {0: ("starter", "starter"), 1: (str(foreign / "read"), str(foreign / "select"))}
+    names = {0: ("starter", None), 1: (str(foreign / "read"), str(foreign / "select"))}
     made = load_asker(names[reader][0], None if selector is None else names[selector][1])
     answer = made.ask("長安橋是誰設計的？", paragraphs())
     assert made.trust is None
     assert answer.threshold is None
     assert answer.found
     check_quotes(answer)
-
-
-def test_the_starters_lexical_weight_stays_with_the_selector(foreign, starter, one_thread):
-    made = load_asker(str(foreign / "read"))
-    assert made.answerer.joint.lexical == starter.answerer.joint.lexical
-    assert made.answerer.joint.k == 1
 
 
 def test_trust_beside_a_foreign_reader_is_not_believed(foreign, tmp_path, one_thread):

@@ -339,21 +339,15 @@ def test_an_unknown_backend_is_refused():
 
 @pytest.mark.slow
 def test_an_exported_pair_keeps_what_was_fitted_for_it(tmp_path):
-    from zhaiju.corpus.voices import VOICES, Weights
     from zhaiju.inference.answer import Joint, load_joint, save_joint
 
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     reader, selector = loaded(tmp_path / "a", "read"), loaded(tmp_path / "b", "select")
     save_joint(reader.where, selector.where, Joint(2, 1.5), {})
-    save_joint(reader.where, selector.where, Joint(1, 0.0, 1.0, 0.5), {}, voices=True)
-    weights = Weights((1.0,) * len(VOICES), 0.5)
-    weights.save(selector.where, {})
     export(reader, "read", tmp_path / "reader")
     export(selector, "select", tmp_path / "selector")
     assert load_joint(str(tmp_path / "reader"), str(tmp_path / "selector")) == Joint(2, 1.5)
-    assert load_joint(str(tmp_path / "reader"), str(tmp_path / "selector"), voices=True) == Joint(1, 0.0, 1.0, 0.5)
-    assert Weights.load(tmp_path / "selector") == weights
     assert load_exported(tmp_path / "reader").encoding.window == 64
 
 

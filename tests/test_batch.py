@@ -288,7 +288,7 @@ def test_nothing_else_goes_on_in_a_folder(calls, run, tmp_path):
     refused("part_rows 1000 before, now 3", "--part-rows", "3")
     refused("format parquet before, now jsonl", "--format", "jsonl")
     refused("settings window None before, now 128", "--window", "128")
-    refused("models selector has changed", "--selector", "starter")
+    refused("models selector has changed", "--selector", str(model))
     kept = (model / "zhaiju.json").read_text("utf-8")
     (model / "zhaiju.json").write_text(kept + "\n", "utf-8")
     refused("models model has changed")

@@ -126,7 +126,6 @@ def test_every_comparison_runs_on_the_package_s_own_texts(tmp_path, monkeypatch,
         assert fp32["equal"][other] >= work["count"] - 1  # of random weights, two spans may be worth the same
     if name == "answer":
         assert fp32["equal"][works.PLAIN] > 0
-        assert set(work["cost"]) == {"source", "count", "all", "prefilter"}
     written = {path.name for path in tmp_path.iterdir()}
     assert {"benchmarks.md", "benchmarks.json"} <= written
     assert json.loads((tmp_path / "benchmarks.json").read_text("utf-8")) == json.loads(json.dumps(found))

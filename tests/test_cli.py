@@ -393,10 +393,10 @@ def test_all_rows_faulty_and_left_out_is_no_crash(run, pair, tmp_path):
     assert (code, json.loads(out)["count"]) == (0, 0)
 
 
-@pytest.mark.parametrize("arguments", [["--k", "2"], ["--weight", "0"], ["--pipeline"], ["--fit", "x.json"]])
-def test_weighing_paragraphs_without_a_selector_is_refused(run, pair, tmp_path, arguments):
+@pytest.mark.parametrize("arguments", [["--prefilter", "2"], ["--certain", "0.9"]])
+def test_sparing_a_selector_that_is_not_there_is_refused(run, pair, tmp_path, arguments):
     command = ["answer", SAMPLE / "context.json", SAMPLE / "held_out.json", "--reader", pair / "read"]
-    assert "need --selector" in refused(run(*command, "-o", tmp_path / "p.json", *arguments))
+    assert "name one with --selector" in refused(run(*command, "-o", tmp_path / "p.json", *arguments))
 
 
 @pytest.mark.parametrize(

@@ -476,28 +476,11 @@ def test_vectors_find_what_words_do_not(opened):
     assert texts(index.search("舟", 1)) == [BOATS]
     assert texts(opened(embedding=toy()).search("羔", 1)) == [GOATS]
     both = index.search("河邊的船", 1)[0]
-    assert both == Found(index.paragraphs("a.txt")[0], pytest.approx(2 / 61), pytest.approx(both.lexical))
+    assert both == Found(index.paragraphs("a.txt")[0], pytest.approx(2 / 61))
     index.optimise()
     assert texts(index.search("舟", 1)) == [BOATS]
     index.update("a.txt", "2", [Paragraph(GOATS, "a.txt")])
     assert texts(index.search("羝", 2)) == [GOATS, GOATS]
-
-
-def test_lexical_scores_are_those_of_the_words_alone_however_a_paragraph_was_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CANDIDATES", 2)  # so that a paragraph can share words and not be among the best
-    index = Index.open(str(tmp_path / "toy"), create=True, embedding=toy())
-    plain = Index.open(str(tmp_path / "plain"), create=True)
-    kept = [entry("a.txt", BOATS, "河。", "河邊。"), entry("it's b.txt", "舟行河上，船兩舸，舟三。", TEA, GOATS)]
-    for made in (index, plain):
-        made.commit(kept)
-        made.optimise()
-    for question, k in (("河邊舟", 2), ("河邊舟", 6), ("羝", 1)):
-        words = {found.paragraph: found.score for found in plain.search(question, 9)}
-        found = index.search(question, k)
-        assert [one.lexical for one in found] == pytest.approx([words.get(one.paragraph, 0.0) for one in found])
-        assert all(one.score <= 2 / 61 for one in found)
-    assert texts(found) == [GOATS]
-    assert found[0].lexical == 0.0
 
 
 @pytest.mark.parametrize(
@@ -550,7 +533,6 @@ def test_an_encoder_is_the_same_from_every_folder(encoder, tmp_path, monkeypatch
     monkeypatch.chdir(encoder)
     index = Index.open(str(tmp_path / "index"), embedding=load_embedding("../bert"))
     assert texts(index.search(BOOKS, 1)) == [BOOKS]
-    assert {found.lexical for found in index.search("🐐", 3)} == {0.0}
 
 
 def test_no_encoder_is_told():

@@ -146,10 +146,8 @@ def test_another_reader_says_nothing_where_its_own_no_answer_is_likelier(documen
     """Without a calibrated confidence the score is the span's probability, the no-answer's that of its logit."""
     from zhaiju.corpus import ask
 
-    monkeypatch.setattr(ask, "fitted", lambda reader, selector: (None, None))
-    reader = ZhaijuReader(selector=None)
-    plain = zhaiju.load("starter")
-    plain.parts.pop("select")
+    monkeypatch.setattr(ask, "trust_of", lambda reader, selector: None)
+    reader, plain = ZhaijuReader(), zhaiju.load("starter")
     for question in (QUESTION, ELSEWHERE):
         wanted = plain.answer(question, TEXTS)
         answers = reader.run(question, documents)["answers"]
@@ -181,7 +179,7 @@ def test_both_components_run_in_a_pipeline_that_is_saved_and_loaded(documents):
         found["connections"].sort(key=lambda connection: connection["sender"])
     assert loaded == saved
     for name, settings in (
-        ("reader", {"model": "starter", "selector": "starter", "top_k": 3, "score_threshold": 0.1, "no_answer": True}),
+        ("reader", {"model": "starter", "selector": None, "top_k": 3, "score_threshold": 0.1, "no_answer": True}),
         ("ranker", {"model": "starter", "top_k": 2}),
     ):
         assert again.get_component(name).to_dict()["init_parameters"] == settings
@@ -195,7 +193,7 @@ def test_the_ranker_puts_what_holds_the_answer_first(documents):
     assert [one.score for one in ranked] == sorted((one.score for one in ranked), reverse=True)
     assert sum(one.score for one in ranked) == pytest.approx(1)
     assert all(one.score is None for one in documents)  # they are not changed
-    chosen = zhaiju.load("starter", task="select").select(QUESTION, TEXTS)
+    chosen = zhaiju.load("starter").select(QUESTION, TEXTS)
     assert ranked[0].score == pytest.approx(chosen.score, abs=1e-5)
     assert len(ranker.run(QUESTION, documents, top_k=1)["documents"]) == 1
     assert ranker.run(QUESTION, [Document(content=None)]) == {"documents": []}

@@ -33,6 +33,7 @@ from checkpoints import INTENTS, SLOTTED, bert
 from zhaiju.api import Model
 from zhaiju.config import TrainSettings
 from zhaiju.corpus.documents import Paragraph
+from zhaiju.corpus.features import ranking
 from zhaiju.corpus.index import Entry, Index
 from zhaiju.data.examples import Context, QAExample
 from zhaiju.data.formats import ReadLog
@@ -255,10 +256,17 @@ def test_candidates_are_ranked_as_the_selector_ranks_them(models, documents):
         assert sum(one["score"] for one in answered["candidates"]) == pytest.approx(1)
 
 
-def test_without_a_selector_every_candidate_is_read(encoding):
+def test_without_a_selector_the_lexical_ranking_selects(encoding):
     with serving(slow_models(Slow(), encoding)) as post:
-        found = post(("answer", {"question": QUESTION, "contexts": PARAGRAPHS})).json()["candidates"]
-        assert [(one["index"], one["score"], one["selected"]) for one in found] == [(at, None, True) for at in range(3)]
+        body = {"question": QUESTION, "contexts": PARAGRAPHS}
+        answered, selected = (response.json() for response in post(("answer", body), ("select", body)))
+        assert selected["scores"] == ranking().scores(QUESTION, PARAGRAPHS).tolist()
+        assert [one["selected"] for one in answered["candidates"]] == [True, False, False]
+        assert answered["candidates"][0] == answered["candidates"][0] | {
+            "index": selected["index"], "score": selected["score"],
+        }  # fmt: skip
+        response = post(("tokens", {"text": "船", "task": "select"}))
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "not_loaded")
 
 
 def test_tokens_are_those_of_the_encoder(models, dialogue):
@@ -294,7 +302,7 @@ def test_capabilities_say_what_can_be_asked(models, encoding, documents, dialogu
         "max_body": 1 << 20, "max_upload": 32 << 20,
     }  # fmt: skip
     assert found == {
-        "tasks": ["read"], "index": False, "uploads": False, "labels": False, "curves": False, "token": False,
+        "tasks": ["select", "read"], "index": False, "uploads": False, "labels": False, "curves": False, "token": False,
     }  # fmt: skip
     runs = Runs([Path(dialogue["intent"])])
     found = capable(models, documents, runs=runs, uploads=True, tokens=("s3cret",))
@@ -1358,7 +1366,7 @@ def test_a_stop_does_not_wait_beyond_its_grace():
 @pytest.mark.slow
 def test_the_command_listens_with_a_token(tmp_path, dialogue):
     (tmp_path / "tokens").write_text("one\ntwo\n")
-    arguments = ["--token-file", tmp_path / "tokens", "--index", tmp_path / "index", "--uploads", "--selector", "none"]
+    arguments = ["--token-file", tmp_path / "tokens", "--index", tmp_path / "index", "--uploads"]
     with command(*arguments, "--run", dialogue["intent"], "--run", dialogue["slots"]) as (_, address):
         assert address.startswith("http://127.0.0.1:")
         assert httpx.get(address).text.startswith("<!doctype html>")
@@ -1377,7 +1385,7 @@ def test_a_bad_start_is_one_line_and_exit_code_2(run, tmp_path):
         cases = [
             (["--port", taken.getsockname()[1]], "cannot listen at 127.0.0.1 port"),
             (["--port", "0", "--reader", tmp_path / "nothing"], "no such directory"),
-            (["--port", "0", "--reader", "none", "--selector", "none"], "no model named"),
+            (["--port", "0", "--reader", "none"], "no model named"),
             (["--port", "0", "--precision", "int4"], "precision 'int4' is not one of"),
             (["--port", "0", "--index", tmp_path / "nothing"], "holds no index"),
             (["--port", "0", "--uploads"], "--uploads needs an index"),
@@ -1398,7 +1406,7 @@ def test_killed_while_documents_come_in_nothing_accepted_is_lost_and_nothing_is_
     offered = set()
     generator = random.Random(1)
     for round_ in range(KILLS):
-        with command("--index", uri, "--uploads", "--selector", "none") as (process, address):
+        with command("--index", uri, "--uploads") as (process, address):
             began = time.monotonic()
             killer = threading.Timer(generator.uniform(0.05, 1.5), process.kill)
             killer.start()
@@ -1415,7 +1423,7 @@ def test_killed_while_documents_come_in_nothing_accepted_is_lost_and_nothing_is_
             killer.join()
         with (
             kills.killed(process, "serve", began=began, seed=1),
-            command("--index", uri, "--selector", "none") as (_, address),
+            command("--index", uri) as (_, address),
         ):
             listed = httpx.get(f"{address}/v1/documents", timeout=30).json()["documents"]
             assert all(one["paragraphs"] == 3 for one in listed)

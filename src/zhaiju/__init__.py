@@ -40,7 +40,7 @@ def load(
 
     Args:
         what: A run, a checkpoint directory or a hub id.
-        selector: The same, for the paragraph selector of a reader.
+        selector: The same, for the paragraph selector of a reader; None: words alone rank the paragraphs.
         task: "select" or "read", where `what` does not say it itself; a foreign checkpoint reads.
         backend: "torch", "onnx" or "openvino"; "auto": PyTorch, or what is fastest for an exported graph.
         precision: "fp32", "bf16", or "int8" where a quantised graph was exported.

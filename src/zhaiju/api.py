@@ -7,6 +7,8 @@ from dataclasses import replace
 from math import inf
 from typing import Any, TypeVar, cast, overload
 
+from zhaiju.corpus.features import ranking
+from zhaiju.corpus.joined import join_up
 from zhaiju.data.examples import (
     Context,
     IntentExample,
@@ -20,10 +22,11 @@ from zhaiju.data.examples import (
 )
 from zhaiju.data.labelled import sentence_example
 from zhaiju.errors import ConfigError, DataError
-from zhaiju.inference.answer import Answerer, Joint, load_joint
+from zhaiju.inference.answer import Answerer, Joint
 from zhaiju.inference.backends import AUTO
-from zhaiju.inference.engine import Predictor, make_engine
-from zhaiju.modeling.checkpoint import STARTER, load, read_meta, resolve
+from zhaiju.inference.engine import Engine, Predictor, make_engine
+from zhaiju.modeling.checkpoint import Checkpoint, load, read_meta, resolve
+from zhaiju.tasks import SelectTask
 from zhaiju.tasks.base import Task
 from zhaiju.tasks.read import ReadTask
 
@@ -46,7 +49,7 @@ _GONE = dict.fromkeys(("max_seq_len", "doc_stride", "max_question_len", "padding
 
 
 class Model:
-    """One checkpoint, or a reader with its selector.
+    """One checkpoint, or a reader with its selector, which is the lexical ranking where none is named.
 
     Every method takes one question (or utterance) or a list of them, and returns one prediction or a list.
 
@@ -55,7 +58,7 @@ class Model:
         joint: How selector and reader are weighed.
 
     Attributes:
-        parts: As given.
+        parts: As given, with the lexical ranking for a reader that comes without a selector.
         joint: As given.
         where: For each task the directory or hub id of its checkpoint.
         thresholds: For each task the confidence (`score`) below which it is better to abstain; None where none was
@@ -63,7 +66,7 @@ class Model:
     """
 
     def __init__(self, parts: Mapping[str, tuple[Predictor, Task[Any, Any]]], *, joint: Joint | None = None) -> None:
-        self.parts = parts
+        self.parts = {"select": (ranking(), SelectTask()), **parts} if "read" in parts else dict(parts)
         self.where: dict[str, str] = {}
         self.joint = joint
         self.thresholds: dict[str, float | None] = {}
@@ -80,26 +83,28 @@ class Model:
     ) -> Model:
         """See `zhaiju.load`."""
         name = task or read_meta(resolve(what)).task or "read"
-        if what == STARTER and name == "read":
-            selector = selector or STARTER
         if selector is not None and name != "read":
             raise ConfigError(f"{what} is a checkpoint for {name}; a selector goes with a reader")
-        first = load(what, name)
-        parts: dict[str, tuple[Predictor, Task[Any, Any]]] = {
-            name: (make_engine(first, backend=backend, precision=precision), first.task(name))
-        }
-        where = {name: first.where}
-        thresholds = {name: first.threshold}
-        joint = None
-        if selector is not None:
-            second = load(selector, "select")
-            parts["select"] = (make_engine(second, backend=backend, precision=precision), second.task("select"))
-            thresholds["select"] = second.threshold
-            where["select"] = second.where
-            joint = load_joint(first.where, second.where)
+
+        def open_one(what: str, task: str) -> tuple[Engine, Checkpoint]:
+            checkpoint = load(what, task)
+            return make_engine(checkpoint, backend=backend, precision=precision), checkpoint
+
+        parts: dict[str, tuple[Predictor, Task[Any, Any]]]
+        if name == "read":
+            pair = join_up(open_one, what, selector)
+            answerer, joint = pair.answerer, pair.answerer.joint
+            checkpoints = {"read": pair.reader} | ({"select": pair.selector} if pair.selector else {})
+            parts = {
+                "read": (answerer.reader, answerer.read_task),
+                "select": (answerer.selector, answerer.select_task),
+            }
+        else:
+            engine, checkpoint = open_one(what, name)
+            joint, checkpoints, parts = None, {name: checkpoint}, {name: (engine, checkpoint.task(name))}
         model = cls(parts, joint=joint)
-        model.thresholds = thresholds
-        model.where = where
+        model.thresholds = {name: one.threshold for name, one in checkpoints.items()}
+        model.where = {name: one.where for name, one in checkpoints.items()}
         return model
 
     def through(self, wrap: Callable[[str, Predictor], Predictor]) -> Model:
@@ -113,6 +118,26 @@ class Model:
         model.thresholds = self.thresholds
         model.where = self.where
         return model
+
+    def answerer(self, **settings: Any) -> Answerer:
+        """Selector and reader joined.
+
+        Args:
+            settings: Of the span search, in the place of the reader's own.
+
+        Raises:
+            ConfigError: this is no reader.
+        """
+        reader, read_task = self._part("read")
+        selector, select_task = self._part("select")
+        return Answerer(
+            reader,
+            selector,
+            read_task=replace(cast(ReadTask, read_task), **settings),
+            select_task=select_task,
+            joint=self.joint,
+            lexical=ranking().scores,
+        )
 
     def _part(self, name: str) -> tuple[Predictor, Task[Any, Any]]:
         if name not in self.parts:
@@ -222,16 +247,12 @@ class Model:
     def answer(self, question: Any, contexts: Any) -> ReadPrediction | list[ReadPrediction]:
         """Quote the answer from one of several paragraphs; `index` and `source` say from which.
 
-        Without a selector every paragraph is read.
-
         Raises:
             DataError: a text is empty, there is no paragraph, or the question does not fit the window.
             ConfigError: this is no reader.
         """
-        reader, read_task = self._part("read")
-        selector, select_task = self.parts.get("select", (None, None))
+        answerer = self.answerer()
         examples, many = _examples(question, contexts)
-        answerer = Answerer(reader, selector, read_task=read_task, select_task=select_task, joint=self.joint)
         return _one(list(answerer.predict(examples)), many)
 
     @overload

@@ -31,12 +31,10 @@ if TYPE_CHECKING:
     from zhaiju.corpus.ask import Answer, Searchable
     from zhaiju.corpus.index import Embedding
     from zhaiju.corpus.replica import Replication
-    from zhaiju.corpus.voices import Weights
     from zhaiju.data.examples import QAExample, ReadPrediction
     from zhaiju.data.formats import ReadLog
     from zhaiju.data.readers import Examples
-    from zhaiju.inference.answer import Lexical
-    from zhaiju.inference.engine import Engine
+    from zhaiju.inference.engine import Engine, Predictor
     from zhaiju.modeling.checkpoint import Checkpoint
     from zhaiju.training.profile import Profile
 
@@ -73,6 +71,12 @@ PrecisionOption = Annotated[
 ]
 BackendOption = Annotated[
     str, typer.Option(help="auto, torch, onnx or openvino: what computes. An exported graph runs in the last two.")
+]
+SelectorOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A run, a checkpoint directory or a hub id that selects paragraphs. Default: words alone rank them."
+    ),
 ]
 BatchTokens = Annotated[
     int | None,
@@ -116,7 +120,7 @@ def ask(
     ] = None,
     index: Annotated[str | None, typer.Option(help="Ask an index made by zhaiju index instead of documents.")] = None,
     reader: Annotated[str, typer.Option(help="starter, a run, a checkpoint directory or a hub id.")] = "starter",
-    selector: Annotated[str, typer.Option(help="The same; none: every candidate paragraph is read.")] = "starter",
+    selector: SelectorOption = None,
     candidates: Annotated[int, typer.Option(help="Paragraphs to select from.", min=1)] = 5,
     number: Annotated[
         int, typer.Option("-n", help="Show this many answers, the runners-up after the best.", min=1)
@@ -144,9 +148,9 @@ def ask(
     source = _open_source(places, index, embedder, kept, piped=asked is not None and _is_piped())
     from zhaiju.corpus.ask import load_asker
 
-    asker = load_asker(reader, None if selector == "none" else selector, candidates=candidates)
+    asker = load_asker(reader, selector, candidates=candidates)
     if asker.trust is None:
-        ui.note("this reader and selector were not calibrated together: nothing is held back")
+        ui.note("this reader and selector were not calibrated for this: nothing is held back")
     if asked is not None:
         _tell(asker.ask(asked, source), number, as_json)
         return
@@ -649,23 +653,35 @@ def evaluate(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score a checkpoint on labelled data. read is given the right paragraph."""
+    """Score a checkpoint on labelled data. read is given the right paragraph.
+
+    The starter selects (--task select) as answer and ask do where no selector is named: by words.
+    """
+    from zhaiju.corpus.features import ranking
+    from zhaiju.modeling.checkpoint import STARTER
+    from zhaiju.tasks import make_task
     from zhaiju.training import evaluate as evaluation
 
     _check_output(details)
-    name = _task_name(what, task)
+    by_words = (what, task) == (STARTER, "select")
+    name = "select" if by_words else _task_name(what, task)
     examples = _open_examples(name, data, context, skip_faulty, split=split or "test", bio=bio)
-    engine, checkpoint = _load(what, name, window, overlap, backend, precision, batch_tokens)
-    chosen = checkpoint.task(name, max_answer_chars=max_answer_chars)
-    tally = evaluation.Tally(chosen, engine.encoding)
+    predictor: Predictor
+    if by_words:
+        predictor, chosen, encoding, threshold = ranking(), make_task(name), None, None
+    else:
+        predictor, checkpoint = _load(what, name, window, overlap, backend, precision, batch_tokens)
+        encoding, threshold = checkpoint.encoding, checkpoint.threshold
+        chosen = checkpoint.task(name, max_answer_chars=max_answer_chars)
+    tally = evaluation.Tally(chosen, encoding)
     with (
         _reading(data, examples),
         ui.progress("evaluating", examples.count) as advance,
         _writing_details(details, outcomes=name == "read") as write,
     ):
-        for example, prediction in evaluation.together(partial(engine.predict, chosen, progress=advance), examples):
+        for example, prediction in evaluation.together(partial(predictor.predict, chosen, progress=advance), examples):
             write(prediction, tally.add(example, prediction))
-        report: dict[str, Any] = tally.report(checkpoint.threshold) | tally.outcomes()
+        report: dict[str, Any] = tally.report(threshold) | tally.outcomes()
     shown = evaluation.tables(name, tally.examples, tally.predictions) if tables else {}
     if as_json:
         _print_json(report | shown)
@@ -747,19 +763,6 @@ def predict(
     _print_figures(output, report, as_json)
 
 
-def _lexical(context: Path, weights: Weights | None) -> Lexical:
-    """Lexical scores over all paragraphs of a context file: the voices' where they have weights, else BM25's."""
-    from zhaiju.corpus.lexical import scores_of
-    from zhaiju.corpus.voices import voices_of
-    from zhaiju.data.formats import load_contexts
-
-    contexts = load_contexts(context)
-    if weights is None:
-        return scores_of(contexts)
-    with ui.progress("cutting paragraphs into words", len(contexts)) as advance:
-        return voices_of(contexts, weights, progress=advance)
-
-
 def _threshold(checkpoint: Checkpoint) -> float:
     threshold = checkpoint.threshold
     if threshold is None:
@@ -791,12 +794,9 @@ def answer(
         ),
     ],
     reader: Annotated[str, typer.Option(help="starter, a run, a checkpoint directory or a hub id.")] = "starter",
-    selector: Annotated[
-        str | None,
-        typer.Option(help="The same. Default: the starter if it reads too, else every candidate is read."),
-    ] = None,
+    selector: SelectorOption = None,
     pipeline: Annotated[
-        bool, typer.Option("--pipeline", help="Read only what the selector chose (k = 1, λ = 0).")
+        bool, typer.Option("--pipeline", help="Read only the likeliest paragraph (k = 1, λ = 0).")
     ] = False,
     fit: Annotated[
         Path | None,
@@ -846,13 +846,7 @@ def answer(
         raise ConfigError("--pipeline is k = 1 and λ = 0; leave --fit, --k and --weight out")
     if fit and reader == "starter":
         raise ConfigError("the starter belongs to the package, with what was fitted for it; leave --fit out")
-    if selector is None and reader == "starter":
-        selector = "starter"
-    if selector is None and (pipeline or fit or k is not None or weight is not None):
-        raise ConfigError("--pipeline, --fit, --k and --weight need --selector; without one every candidate is read")
     shortcuts = Shortcuts(prefilter, certain)
-    if shortcuts != Shortcuts() and selector is None:
-        raise ConfigError("--prefilter and --certain spare a selector work; name one with --selector")
     if _in_parts(output, part_rows, part_format, on):
         if fit is not None or details is not None or show:
             raise ConfigError("--fit, --details and --show are for a single file; leave them out")
@@ -870,7 +864,6 @@ def answer(
         lambda what, task: _load(what, task, window, overlap, backend, precision, batch_tokens),
         reader,
         selector,
-        lexical=partial(_lexical, paragraphs),
         pipeline=pipeline,
         refit=fit is not None,
         shortcuts=shortcuts,
@@ -880,7 +873,7 @@ def answer(
     if fit is not None:
         labelled = _read_examples("read", fit, paragraphs, skip_faulty)
         with _reading(fit), ui.progress("fitting k and λ", len(labelled)) as advance:
-            joint, grid = answerer.fit(labelled, base=pair.unfitted if pair.weights else None, progress=advance)
+            joint, grid = answerer.fit(labelled, progress=advance)
         best = next(entry for entry in grid if (entry["k"], entry["weight"]) == (joint.k, joint.weight))
         about = {
             "fitted_on": fit.name,
@@ -889,7 +882,7 @@ def answer(
             "f1": best["f1"],
             "pipeline_em": grid[0]["em"],
         }
-        kept = save_joint(pair.reader.where, pair.selector or "", joint, about, voices=pair.weights is not None)
+        kept = save_joint(*pair.where, joint, about)
         ui.note(
             f"k {joint.k}, λ {joint.weight:g}: EM {best['em']:.4f} on {fit}, "
             f"pipeline {grid[0]['em']:.4f}; kept in {kept}"
@@ -1292,7 +1285,7 @@ def serve(
     reader: Annotated[str, typer.Option(help="starter, a run, a checkpoint directory or a hub id; none: none.")] = (
         "starter"
     ),
-    selector: Annotated[str, typer.Option(help="The same; none: every paragraph is read.")] = "starter",
+    selector: SelectorOption = None,
     intent: Annotated[str | None, typer.Option(help="A checkpoint for intents.")] = None,
     slots: Annotated[str | None, typer.Option(help="A checkpoint for slots.")] = None,
     index: Annotated[str | None, typer.Option(help="The index that is asked where a question has no contexts.")] = None,
@@ -1401,7 +1394,7 @@ def serve(
         runs = Runs(run) if run else None
         models = load_models(
             None if reader == "none" else reader,
-            None if selector == "none" else selector,
+            selector,
             intent,
             slots,
             backend=backend,

@@ -38,15 +38,12 @@ def demo(sample: Path) -> dict[str, dict[str, float]]:
         The figures of the table: for each way its `accuracy`, `em` and `f1`.
     """
     from zhaiju.corpus.ask import load_asker
-    from zhaiju.corpus.lexical import scores_of
     from zhaiju.data.formats import load_contexts, read_qa
 
     began = time.perf_counter()
     contexts = load_contexts(sample / "context.json")
     examples = list(read_qa(sample / "held_out.json", contexts=contexts))
-    answerer = load_asker().answerer
-    answerer.lexical = scores_of(contexts)
-    predictions = list(answerer.predict(examples))
+    predictions = list(load_asker().answerer.predict(examples))
     out = ui.console()
     out.print(f"\n{SHOWN} of {len(examples)} questions:\n", style="bold")
     for place in range(0, len(examples), len(examples) // SHOWN)[:SHOWN]:

@@ -31,17 +31,16 @@ from typing import TYPE_CHECKING, Any
 
 from zhaiju import files
 from zhaiju.corpus import cluster
+from zhaiju.corpus.features import fingerprint
 from zhaiju.corpus.joined import join_up
-from zhaiju.corpus.lexical import scores_of
-from zhaiju.corpus.voices import Weights, voices_of
 from zhaiju.data import parquet
 from zhaiju.data.formats import JSONL_SUFFIXES, ReadLog, load_contexts
 from zhaiju.data.readers import paragraphs_of, read_examples
 from zhaiju.data.storage import Storage, is_local, local, lock
 from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError, ZhaijuError
-from zhaiju.inference.answer import Lexical, Shortcuts
+from zhaiju.inference.answer import Shortcuts
 from zhaiju.inference.engine import Engine, open_engine
-from zhaiju.modeling.checkpoint import Checkpoint, resolve
+from zhaiju.modeling.checkpoint import STARTER, Checkpoint, resolve
 
 if TYPE_CHECKING:
     from zhaiju.data.examples import Context
@@ -87,9 +86,9 @@ class Work:
     Attributes:
         task: `ANSWER`, or a task.
         model: The checkpoint; for `ANSWER` the reader.
-        selector: `ANSWER`: the selector; None: every candidate is read.
+        selector: `ANSWER`: the selector; None: the lexical ranking.
         context: Address of the course layout's paragraphs; None: beside the data, or not needed.
-        pipeline: `ANSWER`: read only what the selector chose.
+        pipeline: `ANSWER`: read only the likeliest paragraph.
         k: `ANSWER`: paragraphs to read; None: as fitted.
         weight: `ANSWER`: λ; None: as fitted.
         prefilter: See `Shortcuts`.
@@ -139,6 +138,8 @@ class Work:
         models = {"model": _checkpoint_fingerprint(self.model, self.reads)}
         if self.selector is not None:
             models["selector"] = _checkpoint_fingerprint(self.selector, "select")
+        elif self.task == ANSWER:
+            models["selector"] = fingerprint()
         context = None
         if self.context is not None:
             with local(self.context) as path:
@@ -160,7 +161,6 @@ class Work:
             self._load,
             self.model,
             self.selector,
-            lexical=self._lexical,
             pipeline=self.pipeline,
             shortcuts=Shortcuts(self.prefilter, self.certain),
             max_answer_chars=self.max_answer_chars,
@@ -178,10 +178,6 @@ class Work:
             precision=self.precision,
             batch_tokens=self.batch_tokens,
         )
-
-    def _lexical(self, weights: Weights | None) -> Lexical:
-        contexts = self.contexts() or []
-        return scores_of(contexts) if weights is None else voices_of(contexts, weights)
 
     def contexts(self) -> list[Context] | None:
         """The paragraphs that rows point into, if there are any.
@@ -205,10 +201,11 @@ class Work:
             context = self.context
             if context is None and is_local(data):
                 context = paragraphs_of(self.reads, Path(data), None)
+        selector = None if self.selector == STARTER else self.selector
         return replace(
             self,
             model=_absolute(self.model) if os.path.isdir(self.model) else self.model,
-            selector=_absolute(self.selector) if self.selector and os.path.isdir(self.selector) else self.selector,
+            selector=_absolute(selector) if selector and os.path.isdir(selector) else selector,
             context=None if context is None else _absolute(str(context)),
         )
 

@@ -16,7 +16,7 @@ from zhaiju import files, ui
 from zhaiju.bench.environments import HAYSTACK, TRANSFORMERS, prepare, versions
 from zhaiju.bench.workers import Timed, race, ratio
 from zhaiju.bench.works import HAYSTACK as HAYSTACK_WAY
-from zhaiju.bench.works import PIPELINE, PLAIN, WORKS, Sources, Work, sample
+from zhaiju.bench.works import PIPELINE, PLAIN, WORKS, Sources, Work
 from zhaiju.errors import ConfigError, ZhaijuError
 from zhaiju.threads import usable_cores
 
@@ -87,8 +87,6 @@ def bench(
             work = WORKS[name](sources)
             timed = race(work.ways, rounds=max(rounds, work.rounds), threads=threads, note=ui.note)
             result = _result(name, work, timed, max(rounds, work.rounds))
-            if name == "answer":
-                result["cost"] = prefilter_cost(data)
             for line in _table(result):
                 ui.note(line)
             rest = [one for one in record["works"] if one["work"] != name]
@@ -160,31 +158,6 @@ def _result(name: str, work: Work, timed: dict[str, Timed], rounds: int) -> dict
     }
 
 
-def prefilter_cost(data: Path | None) -> dict[str, Any]:
-    """EM and F1 of the starter models with and without a pre-filter of two, on labelled questions."""
-    from zhaiju.corpus.lexical import scores_of
-    from zhaiju.data.formats import load_contexts, read_qa
-    from zhaiju.inference.answer import Answerer, Shortcuts, load_joint
-    from zhaiju.inference.engine import make_engine
-    from zhaiju.modeling.checkpoint import STARTER, load
-
-    folder = data / "course" if data else sample()
-    source = folder / ("public.json" if data else "held_out.json")
-    contexts = load_contexts(folder / "context.json")
-    examples = list(read_qa(source, contexts=contexts))
-    reader, selector = load(STARTER, "read"), load(STARTER, "select")
-    found: dict[str, Any] = {"source": source.name, "count": len(examples)}
-    for name, shortcuts in (("all", Shortcuts()), ("prefilter", Shortcuts(prefilter=2))):
-        answerer = Answerer(
-            make_engine(reader), make_engine(selector),
-            read_task=reader.task("read"), select_task=selector.task("select"),
-            joint=load_joint(reader.where, selector.where), lexical=scores_of(contexts), shortcuts=shortcuts,
-        )  # fmt: skip
-        report = reader.task("read").score(examples, list(answerer.predict(examples)))
-        found[name] = {"em": report["em"], "f1": report["f1"]}
-    return found
-
-
 def page(record: dict[str, Any]) -> str:
     """The page of a record, as Markdown."""
     lines = [
@@ -212,13 +185,6 @@ def page(record: dict[str, Any]) -> str:
                     f"Answers of “{first}” and “{second}” equal: {row['equal'][second]} of {result['count']}.",
                     "",
                 ]
-        if cost := result.get("cost"):
-            lines += [
-                f"What the pre-filter costs: with the starter models on {cost['count']} questions of {cost['source']}, "
-                f"EM {cost['all']['em']:.4f} and F1 {cost['all']['f1']:.4f} without it, "
-                f"EM {cost['prefilter']['em']:.4f} and F1 {cost['prefilter']['f1']:.4f} with it.",
-                "",
-            ]
         if result["bars"]:
             lines += ["| goal | at least | reached |", "|---|---|---|"]
             for bar in result["bars"]:

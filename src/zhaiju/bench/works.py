@@ -145,7 +145,7 @@ def answer_work(sources: Sources) -> Work:
     about = (
         "Two 12-layer, 768-wide BERTs with random weights; four candidates a question. The sample way pads or cuts "
         "every pair to 512 tokens and takes four at a time, in fp32, with this environment's transformers. The "
-        "pre-filter lets the selector see BM25's best two; what that costs with trained weights is told below."
+        "pre-filter lets the selector see the first two of the lexical ranking."
     )
     return Work("select and read", "questions", len(examples), about, ways, bars)
 

@@ -1,6 +1,6 @@
 """ask: from a question to a quote out of documents, and how far to trust it.
 
-Paragraphs are found by what they share with the question, the best of them weighed by a selector, the likeliest read.
+Paragraphs are found by BM25, the best of them ranked by lexical features or by a trained selector, the likeliest read.
 Whether the quote is right is judged by a logistic regression over what the three stages saw; below its threshold the
 documents are said not to hold the answer.
 """
@@ -19,17 +19,18 @@ import numpy.typing as npt
 
 from zhaiju import files
 from zhaiju.corpus.documents import CLOSERS, Paragraph
+from zhaiju.corpus.joined import join_up
 from zhaiju.corpus.lexical import BM25, terms
 from zhaiju.data.examples import Candidate, Context, QAExample, ReadPrediction
 from zhaiju.errors import ConfigError, DataError
-from zhaiju.inference.answer import Answerer, Joint, join, load_joint, rank
-from zhaiju.inference.engine import make_engine
+from zhaiju.inference.answer import Answerer, join, rank
+from zhaiju.inference.engine import Engine, make_engine
 from zhaiju.modeling.checkpoint import STARTER, Checkpoint, load, starter
 
 TRUST_FILE = "trust.json"
 CANDIDATES = 5
 READ_N_BEST = 200  # before overlapping spans are left out
-SIGNALS = ("coverage", "sentence", "selected", "null", "span")
+SIGNALS = ("coverage", "sentence", "lexical", "null", "span")
 RIDGE = 1.0
 STEPS = 50
 # A full stop ends a sentence only after three letters or digits, so that "Dr." and "e.g." do not.
@@ -46,12 +47,7 @@ class Found(Protocol):
 
     @property
     def score(self) -> float:
-        """What it was ranked by, the higher the better."""
-        ...
-
-    @property
-    def lexical(self) -> float:
-        """Its BM25 score; 0 where it shares nothing with the question."""
+        """What it was found by, the higher the better."""
         ...
 
 
@@ -69,11 +65,6 @@ class Hit:
 
     paragraph: Paragraph
     score: float
-
-    @property
-    def lexical(self) -> float:
-        """The score: it is found by nothing else."""
-        return self.score
 
 
 class Paragraphs:
@@ -145,12 +136,12 @@ class Considered:
 
     Attributes:
         paragraph: The paragraph.
-        score: Its probability of being the right one of those found, 0..1; None without a selector.
+        score: Its probability of being the right one of those found, 0..1.
         read: Whether a quote was looked for in it.
     """
 
     paragraph: Paragraph
-    score: float | None
+    score: float
     read: bool
 
 
@@ -279,7 +270,7 @@ class Asker:
     """Searches, selects and reads.
 
     Args:
-        answerer: A reader, with or without a selector. Its `lexical` is set here.
+        answerer: A selector and a reader joined.
         trust: Judges the answers; None: the confidence is the answer's own score, and nothing is held back.
         candidates: Paragraphs to select from.
     """
@@ -288,8 +279,6 @@ class Asker:
         self.answerer = answerer
         self.trust = trust
         self.candidates = candidates
-        self._lexical: dict[str, tuple[float, ...]] = {}
-        answerer.lexical = lambda example: self._lexical[example.id]
 
     def ask(self, question: str, source: Searchable) -> Answer:
         """Answer a question from documents.
@@ -311,7 +300,6 @@ class Asker:
             return Answer(question, (), 0.0, self._threshold), (0.0,) * len(SIGNALS)
         contexts = tuple(Context(hit.paragraph.text, str(place)) for place, hit in enumerate(hits))
         example = QAExample("ask", question, contexts, relevant=0 if len(contexts) == 1 else None)
-        self._lexical = {example.id: tuple(hit.lexical for hit in hits)}
         joint = self.answerer.joint
         try:
             _, selected, readings = next(iter(self.answerer.readings([example], joint)))
@@ -319,9 +307,7 @@ class Asker:
             raise DataError(error.problem, field=error.field, found=error.found, expected=error.expected) from None
         prediction = join(example, selected, readings, joint)
         hit = hits[prediction.index]
-        # The selector's own logit, without what BM25 added: that grows with the number of paragraphs.
-        logit = 0.0 if selected is None else selected.scores[prediction.index] - joint.lexical * hit.lexical
-        signals = _signals(question, hit, logit, prediction)
+        signals = _signals(question, hit, selected.scores[prediction.index], prediction)
         confidence = prediction.score if self.trust is None else self.trust.confidence(signals)
         considered = tuple(
             Considered(hits[one.index].paragraph, one.score, one.read) for one in rank(selected, readings)
@@ -362,52 +348,37 @@ def _signals(question: str, hit: Found, logit: float, prediction: ReadPrediction
     )
 
 
-def load_asker(reader: str = STARTER, selector: str | None = STARTER, *, candidates: int = CANDIDATES) -> Asker:
+def load_asker(reader: str = STARTER, selector: str | None = None, *, candidates: int = CANDIDATES) -> Asker:
     """An `Asker` from checkpoints.
 
     Args:
         reader: "starter", a run, a checkpoint directory or a hub id.
-        selector: The same; None: all candidates are read.
+        selector: A run, a checkpoint directory or a hub id; None: the lexical ranking selects.
         candidates: Paragraphs to select from.
 
     Raises:
         CheckpointError: one of them cannot be loaded.
     """
-    reading = load(reader, "read")
-    selecting = None if selector is None else load(selector, "select")
-    joint, trust = fitted(reading.where, None if selecting is None else selecting.where)
-    return make_asker(reading, selecting, joint, trust, candidates=candidates)
+
+    def open_one(what: str, task: str) -> tuple[Engine, Checkpoint]:
+        checkpoint = load(what, task)
+        return make_engine(checkpoint), checkpoint
+
+    joined = join_up(open_one, reader, selector, n_best=READ_N_BEST)
+    return Asker(joined.answerer, trust_of(*joined.where), candidates=candidates)
 
 
-def fitted(reader: str, selector: str | None) -> tuple[Joint | None, Trust | None]:
-    """What was fitted for a reader and its selector, which are the directories or hub ids of their checkpoints."""
-    if selector is None:
-        return None, None
-    own_reader, own_selector = str(starter("read")), str(starter("select"))
-    joint = load_joint(reader, selector)
-    if joint is None and selector == own_selector:  # how much BM25 counts beside it does not depend on the reader
-        own = load_joint(own_reader, selector)
-        joint = Joint(1, 0.0, own.lexical if own else 0.0)
-    return joint, Trust.load(reader) if (reader, selector) == (own_reader, own_selector) else None
+def trust_of(reader: str, selector: str | None) -> Trust | None:
+    """What judges the answers of the packaged reader where the lexical ranking selects; others were not fitted.
 
+    Args:
+        reader: The reader's directory or hub id.
+        selector: The selector's; None: the lexical ranking.
 
-def make_asker(
-    reading: Checkpoint,
-    selecting: Checkpoint | None,
-    joint: Joint | None,
-    trust: Trust | None,
-    *,
-    candidates: int = CANDIDATES,
-) -> Asker:
-    """An `Asker` from loaded checkpoints and what was fitted for them."""
-    answerer = Answerer(
-        make_engine(reading),
-        None if selecting is None else make_engine(selecting),
-        read_task=reading.task("read", n_best=READ_N_BEST),
-        select_task=None if selecting is None else selecting.task("select"),
-        joint=joint,
-    )
-    return Asker(answerer, trust, candidates=candidates)
+    Raises:
+        ConfigError: what is kept is damaged.
+    """
+    return Trust.load(reader) if (reader, selector) == (str(starter("read")), None) else None
 
 
 def sentence_around(text: str, start: int, end: int) -> tuple[int, int]:

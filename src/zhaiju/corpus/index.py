@@ -97,12 +97,10 @@ class Found:
     Attributes:
         paragraph: It.
         score: What it is ranked by, the higher the better (see `Index.search`).
-        lexical: Its BM25 score; 0 where it shares nothing with the question.
     """
 
     paragraph: Paragraph
     score: float
-    lexical: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +255,7 @@ class Index:
         limit = max(k, CANDIDATES)
         if self._embedding is None:
             words = self._read(lambda table: _by_words(table, question, limit))
-            return [Found(_paragraph(row), score, score) for row, score in words[:k]]
+            return [Found(_paragraph(row), score) for row, score in words[:k]]
         vector = self._embedding.vectors([question])[0]
         return self._read(lambda table: _by_both(table, question, vector, limit, k))
 
@@ -454,16 +452,12 @@ def is_under(document: str, folder: str) -> bool:
     return not folder or document == folder or document.startswith(f"{folder}/")
 
 
-def _by_words(
-    table: Any, question: str, limit: int, among: Sequence[dict[str, Any]] = ()
-) -> list[tuple[dict[str, Any], float]]:
-    """Rows and their BM25 scores: the best, or those `among` some that share anything with the question."""
+def _by_words(table: Any, question: str, limit: int) -> list[tuple[dict[str, Any], float]]:
+    """The best rows and their BM25 scores."""
     asked = " ".join(dict.fromkeys(terms(question)))
     if not asked:
         return []
     query = table.search(_library("lancedb.query").MatchQuery(asked, "terms"), query_type="fts")
-    if among:
-        query = query.where(" OR ".join(f"({_among([row['document']])} AND place = {row['place']})" for row in among))
     rows = query.select([*_SHOWN, "place", "_score"]).limit(limit).to_list()
     return _ordered((row, row["_score"]) for row in rows)
 
@@ -476,12 +470,8 @@ def _by_vector(table: Any, vector: npt.NDArray[np.float32], limit: int) -> list[
 
 def _by_both(table: Any, question: str, vector: npt.NDArray[np.float32], limit: int, k: int) -> list[Found]:
     """The best `k` by words and by vectors, fused."""
-    words = _by_words(table, question, limit)
-    found = _fused([words, _by_vector(table, vector, limit)])[:k]
-    lexical = {_key(row): score for row, score in words}
-    if others := [row for row, _ in found if _key(row) not in lexical]:
-        lexical |= {_key(row): score for row, score in _by_words(table, question, len(others), others)}
-    return [Found(_paragraph(row), score, lexical.get(_key(row), 0.0)) for row, score in found]
+    found = _fused([_by_words(table, question, limit), _by_vector(table, vector, limit)])[:k]
+    return [Found(_paragraph(row), score) for row, score in found]
 
 
 def _fused(rankings: Sequence[Sequence[tuple[dict[str, Any], float]]]) -> list[tuple[dict[str, Any], float]]:

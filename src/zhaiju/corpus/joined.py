@@ -1,35 +1,40 @@
-"""select and read joined with all that belongs to the pair: what was fitted for it, and what words say."""
+"""select and read joined with what was fitted for the pair: the one place where a reader gets its selector."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
-from zhaiju.corpus.voices import Weights
-from zhaiju.inference.answer import PIPELINE, Answerer, Joint, Lexical, Shortcuts, load_joint
-from zhaiju.inference.engine import Engine
+from zhaiju.corpus.features import ranking
+from zhaiju.errors import ConfigError
+from zhaiju.inference.answer import PIPELINE, Answerer, Shortcuts, load_joint
+from zhaiju.inference.engine import Predictor
 from zhaiju.modeling.checkpoint import STARTER, Checkpoint
+from zhaiju.tasks import SelectTask
+from zhaiju.tasks.base import Task
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A reader, perhaps with a selector.
+    """A reader and its selector.
 
     Attributes:
         answerer: Both.
         reader: The reader's checkpoint.
-        selector: The selector's directory or hub id.
-        weights: Those of the voices beside the selector, if its lexical scores are theirs.
-        unfitted: How both are weighed where nothing was fitted for the pair.
-        fitted: Whether something was, and is used.
+        selector: The selector's; None: the lexical ranking selects.
+        fitted: Whether k and λ were fitted for the pair, and are used.
     """
 
     answerer: Answerer
     reader: Checkpoint
-    selector: str | None
-    weights: Weights | None
-    unfitted: Joint
+    selector: Checkpoint | None
     fitted: bool
+
+    @property
+    def where(self) -> tuple[str, str | None]:
+        """The directories or hub ids of both."""
+        return self.reader.where, None if self.selector is None else self.selector.where
 
     def weigh(self, k: int | None, weight: float | None) -> None:
         """Put another k, another λ, or both in the place of those in use."""
@@ -38,52 +43,49 @@ class Joined:
 
 
 def join_up(
-    load: Callable[[str, str], tuple[Engine, Checkpoint]],
+    load: Callable[[str, str], tuple[Predictor, Checkpoint]],
     reader: str,
-    selector: str | None,
+    selector: str | None = None,
     *,
-    lexical: Callable[[Weights | None], Lexical],
     pipeline: bool = False,
     refit: bool = False,
     shortcuts: Shortcuts | None = None,
-    max_answer_chars: int | None = None,
+    **settings: Any,
 ) -> Joined:
     """Load a reader and its selector.
 
     Args:
         load: Loads a checkpoint for a task.
         reader: The reader.
-        selector: The selector; None: every candidate is read.
-        lexical: Gives the lexical scores, called only where they are wanted: the voices' where they have weights,
-            else BM25's.
+        selector: The selector; None or "starter": the lexical ranking.
         pipeline: Read only what the selector chose.
         refit: Leave aside what was fitted for the pair.
-        shortcuts: What the selector need not look at.
-        max_answer_chars: Longest quote; None: as trained.
+        shortcuts: What a trained selector need not look at.
+        settings: Of the span search; None: as trained.
 
     Raises:
         CheckpointError, ConfigError: one of them cannot be loaded, or cannot do this.
     """
-    shortcuts = shortcuts or Shortcuts()
+    if selector in (None, STARTER) and shortcuts not in (None, Shortcuts()):
+        raise ConfigError("prefilter and certain spare a trained selector work; name one with --selector")
     reading, checkpoint = load(reader, "read")
-    selecting = where = select_task = weights = fitted = None
-    if selector is not None:
+    selecting: Predictor = ranking()
+    select_task: Task[Any, Any] = SelectTask()
+    chosen = lexical = None
+    if selector not in (None, STARTER):
+        lexical = ranking().scores
         selecting, chosen = load(selector, "select")
-        where, select_task = chosen.where, chosen.task("select")
-        weights = Weights.load(where)
-    if where is not None and not refit and not pipeline:
-        fitted = load_joint(checkpoint.where, where, voices=weights is not None)
-        if fitted is None and weights is not None and (fitted := load_joint(checkpoint.where, where)):
-            weights = None  # fitted with BM25's scores, before there were others
-    unfitted = Joint() if weights is None else Joint(lexical=1.0, selector=weights.selector)
-    wanted = shortcuts != Shortcuts() or (not pipeline and (weights is not None or selector == STARTER))
+        select_task = chosen.task("select")
+    fitted = None
+    if not (pipeline or refit):
+        fitted = load_joint(checkpoint.where, None if chosen is None else chosen.where)
     answerer = Answerer(
         reading,
         selecting,
-        read_task=checkpoint.task("read", max_answer_chars=max_answer_chars),
+        read_task=checkpoint.task("read", **settings),
         select_task=select_task,
-        joint=PIPELINE if pipeline else fitted or unfitted,
-        lexical=lexical(weights) if wanted else None,
+        joint=fitted or PIPELINE,
+        lexical=lexical,
         shortcuts=shortcuts,
     )
-    return Joined(answerer, checkpoint, where, weights, unfitted, fitted is not None)
+    return Joined(answerer, checkpoint, chosen, fitted is not None)

@@ -10,23 +10,19 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from zhaiju.data.script import fold
 
-if TYPE_CHECKING:
-    from zhaiju.data.examples import Context, QAExample
-    from zhaiju.inference.answer import Lexical
-
 K1 = 1.2
 B = 0.75
 
-_Codes = npt.NDArray[np.uint32]
-_Hashes = npt.NDArray[np.uint64]
-_Flags = npt.NDArray[np.bool_]
+Codes = npt.NDArray[np.uint32]
+Hashes = npt.NDArray[np.uint64]
+Places = npt.NDArray[np.intp]
+Flags = npt.NDArray[np.bool_]
 
 # Where words are written with spaces between them: Latin, Greek, Cyrillic and others up to the scripts of India. All
 # other letters, Korean ones too, are units by themselves.
@@ -42,8 +38,8 @@ def terms(text: str) -> list[str]:
     A unit is a character, or a whole word of letters and digits in a script that puts spaces between words. A pair is
     two units with nothing between them, no mark and no space.
     """
-    codes = _codes(_composed(text))
-    starts, ends, follows = _units(codes)
+    codes = _codes(composed(text))
+    starts, ends, follows = units_of(codes)
     plain = "".join(map(chr, codes.tolist()))
     units = [plain[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
     return units + [units[place - 1] + units[place] for place in np.flatnonzero(follows).tolist()]
@@ -92,35 +88,23 @@ class BM25:
         return [(int(index), float(scores[index])) for index in order if scores[index] > 0]
 
 
-def scores_of(contexts: Sequence[Context]) -> Lexical:
-    """The BM25 scores of an example's candidates, rarity counted over all `contexts`."""
-    index = BM25([context.text for context in contexts])
-    places = {context.text: place for place, context in enumerate(contexts)}
-
-    def scores(example: QAExample) -> list[float]:
-        among = [places[context.text] for context in example.contexts]
-        return [float(score) for score in index.scores(example.question, among)]
-
-    return scores
-
-
 def sentences(text: str) -> list[str]:
     """Cut a text after each 。！？!? and line break; blank parts are left out."""
     parts = [part for part in re.split(r"(?<=[。！？!?\n])", text) if part]
     return [part for part in parts if part.strip()] or [text]
 
 
-def _composed(text: str) -> str:
+def composed(text: str) -> str:
     """A text in which an accent is part of its letter, without what cannot be folded."""
     return _UNKNOWN.sub(" ", unicodedata.normalize("NFC", text))
 
 
-def _codes(text: str) -> _Codes:
-    """Code points of the folded text, 0 for what is no letter or digit: uint32 [characters]."""
-    return _folded_codes(fold(text))
+def _codes(text: str) -> Codes:
+    return folded_codes(fold(text))
 
 
-def _folded_codes(folded: str) -> _Codes:
+def folded_codes(folded: str) -> Codes:
+    """Code points of a folded text, 0 for what is no letter or digit: uint32 [characters]."""
     codes = np.frombuffer(folded.encode("utf-32-le"), dtype="<u4")
     distinct, place = np.unique(codes, return_inverse=True)
     return np.fromiter(map(_plain, distinct.tolist()), np.uint32, len(distinct))[place]
@@ -141,13 +125,17 @@ def _is_spaced(code: int) -> bool:
     return any(first <= code < end for first, end in _SPACED)
 
 
-def _units(codes: _Codes) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], _Flags]:
-    """Where each unit starts and ends, and whether it follows another with nothing between them."""
-    solid = codes != 0
+def are_spaced(codes: Codes) -> Flags:
+    """Which characters are letters and digits of words with spaces between them: bool [characters]."""
     spaced = np.zeros(len(codes), dtype=np.bool_)
     for first, end in _SPACED:
         spaced |= (codes >= first) & (codes < end)
-    spaced &= solid
+    return np.asarray(spaced & (codes != 0))
+
+
+def units_of(codes: Codes) -> tuple[Places, Places, Flags]:
+    """Where each unit starts and ends, and whether it follows another with nothing between them."""
+    solid, spaced = codes != 0, are_spaced(codes)
     inside = np.zeros(len(codes), dtype=np.bool_)
     inside[1:] = spaced[1:] & spaced[:-1]
     starts = np.flatnonzero(solid & ~inside)
@@ -159,37 +147,56 @@ def _units(codes: _Codes) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], _
     return starts, ends, follows
 
 
-def _hashes(texts: Sequence[str]) -> tuple[_Hashes, npt.NDArray[np.int64]]:
+def _hashes(texts: Sequence[str]) -> tuple[Hashes, npt.NDArray[np.int64]]:
     """Every text's terms as numbers, and which text each is of: uint64 [terms], int64 [terms].
 
     All texts at once, because OpenCC and NumPy are quicker with one long text. Two terms of a million share a number
     once in tens of millions of indexes.
     """
-    texts = [_composed(text) for text in texts]
+    texts = [composed(text) for text in texts]
     codes = _codes("\n".join(texts))
-    starts, _, follows = _units(codes)
+    starts, ends, follows = units_of(codes)
     if not len(starts):
         return np.zeros(0, np.uint64), np.zeros(0, np.int64)
-    # A unit is the sum of its characters' numbers, each times a power of a prime that says where in the unit it is.
-    solid = np.flatnonzero(codes)
-    unit = np.searchsorted(starts, solid, side="right") - 1
-    parts = _mix(codes[solid]) * _PRIME ** (solid - starts[unit]).astype(np.uint64)
-    units = np.add.reduceat(parts, np.searchsorted(solid, starts))
+    units = hashes_of(codes, starts, ends)
     second = np.flatnonzero(follows)
-    pairs = _mix(units[second - 1] * _PRIME) + units[second]
+    pairs = pair_hashes(units, second)
     edges = np.cumsum([len(text) + 1 for text in texts])
     owners = np.searchsorted(edges, starts, side="right")
     return np.concatenate([units, pairs]), np.concatenate([owners, owners[second]])
 
 
-def _mix(numbers: npt.NDArray[np.unsignedinteger]) -> _Hashes:
+def hashes_of(codes: npt.NDArray[np.unsignedinteger], starts: Places, ends: Places) -> Hashes:
+    """Stretches of a text as numbers, the same in every process: uint64 [stretches].
+
+    Args:
+        codes: Code points [characters].
+        starts: The first character of each stretch; they are in order.
+        ends: The one after its last; none is empty, none overlaps the next.
+    """
+    if not len(starts):
+        return np.zeros(0, np.uint64)
+    lengths = ends - starts
+    firsts = np.cumsum(lengths) - lengths
+    inside = np.arange(int(lengths.sum())) - np.repeat(firsts, lengths)
+    # The sum of its characters' numbers, each times a power of a prime that says where in the stretch it is.
+    parts = _mix(codes[np.repeat(starts, lengths) + inside]) * _PRIME ** inside.astype(np.uint64)
+    return np.asarray(np.add.reduceat(parts, firsts))
+
+
+def pair_hashes(units: Hashes, second: Places) -> Hashes:
+    """The pairs of the units at `second` with those before them, as numbers: uint64 [pairs]."""
+    return np.asarray(_mix(units[second - 1] * _PRIME) + units[second])
+
+
+def _mix(numbers: npt.NDArray[np.unsignedinteger]) -> Hashes:
     """Each number spread over 64 bits."""
     spread = (numbers.astype(np.uint64) + np.uint64(1)) * _TURN
     spread ^= spread >> np.uint64(32)
     return spread * _TURN
 
 
-def _starts_of_runs(*columns: npt.NDArray[np.generic]) -> npt.NDArray[np.intp]:
+def _starts_of_runs(*columns: npt.NDArray[np.generic]) -> Places:
     """Where a row differs from the one before it."""
     changes = np.ones(len(columns[0]), dtype=np.bool_)
     changes[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)

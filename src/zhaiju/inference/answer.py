@@ -4,10 +4,9 @@ Each of the `k` likeliest paragraphs is read, and their spans are ranked by
 `weight * log p(paragraph) + span logit`. `k` and `weight` (λ) are fitted on labelled questions and kept with the
 reader. `k = 1` is the hard pipeline of the course report: what the selector chose is read, whatever comes of it.
 
-Where the paragraphs come with lexical scores, `lexical` times these is added to `selector` times the selector's logits:
-the two err on different questions. There are two kinds, each with weights of its own: BM25's, which any search has at
-hand, and the weighted sum of `zhaiju.corpus.voices`, which has a logit's scale. The same scores can spare the selector
-work: `Shortcuts` has it look at the likeliest few only, and stop where two of these leave no doubt.
+The selector is a trained one, or the lexical ranking (`zhaiju.corpus.features`) where none is named. Beside a trained
+one that ranking's logits may count too, with a fitted weight, for the two err on different questions; and they can
+spare it work: `Shortcuts` has it look at the likeliest few only, and stop where two of these leave no doubt.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ from zhaiju.tasks.base import Task, log_softmax
 from zhaiju.tasks.metrics import course
 
 JOINT_FILE = "answer.json"
-VOICES_FILE = "voices.json"  # beside a selector, by `zhaiju.corpus.voices`
-VOICES = "voices"  # under this name the file keeps what was fitted with them
+LEXICAL_RANKING = "lexical"  # under this name the file keeps what was fitted without a trained selector
 POOL_QUESTIONS = 512  # two pools of the engine, so that it tokenises, computes and decodes side by side
 FIRST_LOOK = 2
 UNSEEN = -1e4  # the score of a paragraph that was ruled out unseen
@@ -39,8 +37,7 @@ MOST_PARAGRAPHS = 4
 LEXICAL = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0)
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 
-
-Lexical = Callable[[QAExample], Sequence[float]]
+Lexical = Callable[[str, Sequence[str]], Any]  # a question and paragraphs to a logit for each: float64 [paragraphs]
 
 
 @dataclass(frozen=True)
@@ -50,14 +47,12 @@ class Joint:
     Attributes:
         k: Paragraphs to read.
         weight: λ, the weight of the paragraph's log-probability.
-        lexical: Weight of the paragraphs' lexical scores.
-        selector: Weight of the selector's logits where there are lexical scores.
+        lexical: Weight of the lexical ranking's logits beside those of a trained selector.
     """
 
     k: int = 1
     weight: float = 0.0
     lexical: float = 0.0
-    selector: float = 1.0
 
     def __post_init__(self) -> None:
         if type(self.k) is not int or self.k < 1:
@@ -66,8 +61,6 @@ class Joint:
             raise ConfigError(f"weight (λ) is {self.weight!r}, expected a number of at least 0")
         if not isinstance(self.lexical, int | float) or not 0 <= self.lexical < np.inf:
             raise ConfigError(f"lexical is {self.lexical!r}, expected a number of at least 0")
-        if not isinstance(self.selector, int | float) or not 0 <= self.selector < np.inf:
-            raise ConfigError(f"selector is {self.selector!r}, expected a number of at least 0")
 
 
 PIPELINE = Joint()
@@ -75,12 +68,12 @@ PIPELINE = Joint()
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """Paragraphs that the selector need not look at. Both cost accuracy; `Spared` tells how much at most.
+    """Paragraphs that a trained selector need not look at. Both cost accuracy; `Spared` tells how much at most.
 
     Attributes:
-        prefilter: Only this many, by lexical score; None: all.
-        certain: Look at the two with the best lexical scores first, and not at the others where one of the two has at
-            least this probability against the other, 0.5..1; None: look at all.
+        prefilter: Only this many, the first of the lexical ranking; None: all.
+        certain: Look at the first two of the lexical ranking, and not at the others where one of the two has at least
+            this probability against the other, 0.5..1; None: look at all.
     """
 
     prefilter: int | None = None
@@ -99,12 +92,12 @@ class Ranked:
 
     Attributes:
         index: Its place among the candidates.
-        score: Its probability of being the right one of them, 0..1; None without a selector.
+        score: Its probability of being the right one of them, 0..1.
         read: Whether a quote was looked for in it.
     """
 
     index: int
-    score: float | None
+    score: float
     read: bool
 
 
@@ -130,24 +123,24 @@ class Answerer:
 
     Args:
         reader: Engine of a checkpoint for read.
-        selector: Engine of a checkpoint for select; None: every candidate is read and spans alone decide.
+        selector: Engine of a checkpoint for select, or the lexical ranking in its place.
         read_task: Settings of the span search.
         select_task: Settings of the selector.
         joint: How both are weighed.
-        lexical: Gives the lexical score of each of an example's paragraphs.
+        lexical: The lexical ranking beside a trained selector; None: it does not count.
         shortcuts: Which paragraphs the selector need not look at; none unless asked for.
 
     Attributes:
         spared: What the shortcuts did so far.
 
     Raises:
-        ConfigError: there are shortcuts, and no lexical scores or no selector.
+        ConfigError: there are shortcuts, and no lexical ranking beside the selector.
     """
 
     def __init__(
         self,
         reader: Predictor,
-        selector: Predictor | None,
+        selector: Predictor,
         *,
         read_task: Task[Any, Any] | None = None,
         select_task: Task[Any, Any] | None = None,
@@ -156,8 +149,8 @@ class Answerer:
         shortcuts: Shortcuts | None = None,
     ) -> None:
         self.shortcuts = shortcuts or Shortcuts()
-        if self.shortcuts != Shortcuts() and (lexical is None or selector is None):
-            raise ConfigError("prefilter and certain need a selector, and lexical scores to go by")
+        if self.shortcuts != Shortcuts() and lexical is None:
+            raise ConfigError("prefilter and certain spare a trained selector work; there is none")
         self.spared = Spared()
         self.reader = reader
         self.selector = selector
@@ -177,20 +170,16 @@ class Answerer:
 
     def readings(
         self, pool: Sequence[QAExample], joint: Joint
-    ) -> Iterator[tuple[QAExample, SelectPrediction | None, list[ReadPrediction]]]:
+    ) -> Iterator[tuple[QAExample, SelectPrediction, list[ReadPrediction]]]:
         """For each example the selection and what was read in its `joint.k` likeliest paragraphs, likeliest first."""
-        selections: list[SelectPrediction | None] = [None] * len(pool)
-        if self.selector is not None:
-            selections = list(self.select(pool, joint))
+        selections = list(self.select(pool, joint))
         wanted = [
-            list(range(len(example.contexts)))
-            if selected is None
-            else [
+            [
                 int(index)
                 for index in np.argsort([-score for score in selected.scores], kind="stable")[: joint.k]
                 if selected.scores[index] > UNSEEN / 2
             ]
-            for example, selected in zip(pool, selections, strict=True)
+            for selected in selections
         ]
         single = (
             replace(example, contexts=(example.contexts[index],), relevant=0, answers=(), gold=())
@@ -202,26 +191,21 @@ class Answerer:
             yield example, selected, [replace(next(readings), index=index) for index in indices]
 
     def select(self, pool: Sequence[QAExample], joint: Joint) -> Iterator[SelectPrediction]:
-        """The selector's choice for each example, lexical scores added with their weight.
-
-        Raises:
-            ConfigError: there is no selector.
-        """
-        if self.selector is None:
-            raise ConfigError("there is no selector")
-        lexical = [None if self.lexical is None else self.lexical(example) for example in pool]
+        """The selector's choice for each example, the lexical ranking's logits added with their weight."""
+        if self.lexical is None or (self.shortcuts == Shortcuts() and not joint.lexical):
+            yield from self.selector.predict(self.select_task, pool)
+            return
+        lexical = [self.lexical(example.question, [one.text for one in example.contexts]) for example in pool]
         if self.shortcuts == Shortcuts():
             found: Iterable[SelectPrediction] = self.selector.predict(self.select_task, pool)
         else:
             found = self._shortcut(pool, lexical)
         for example, selected, scores in zip(pool, found, lexical, strict=True):
-            yield selected if scores is None else mix(example, selected, scores, joint)
+            yield mix(example, selected, scores, joint)
 
-    def _shortcut(
-        self, pool: Sequence[QAExample], lexical: Sequence[Sequence[float] | None]
-    ) -> Iterator[SelectPrediction]:
+    def _shortcut(self, pool: Sequence[QAExample], lexical: Sequence[Any]) -> Iterator[SelectPrediction]:
         """Selections that look at some of the paragraphs only."""
-        order = [np.argsort(-np.asarray(scores), kind="stable")[: self.shortcuts.prefilter] for scores in lexical]
+        order = [np.argsort(-scores, kind="stable")[: self.shortcuts.prefilter] for scores in lexical]
         scores = [np.full(len(example.contexts), UNSEEN) for example in pool]
         wanted = [places if self.shortcuts.certain is None else places[:FIRST_LOOK] for places in order]
         self._score(pool, wanted, scores)
@@ -237,14 +221,13 @@ class Answerer:
             if example.relevant is not None and len(values) > 1:
                 self.spared.labelled += 1
                 self.spared.lost += int(values[example.relevant] == UNSEEN)
-            yield _selection(example, values)
+            yield selection(example, values)
 
     def _is_certain(self, scores: Any) -> bool:
         return bool(np.exp(log_softmax(scores).max()) >= (self.shortcuts.certain or 0))
 
     def _score(self, pool: Sequence[QAExample], wanted: Sequence[Any], scores: Sequence[Any]) -> None:
         """Have the selector score the wanted paragraphs of each example, into `scores`."""
-        assert self.selector is not None
         asked = [at for at, places in enumerate(wanted) if len(places)]
         parts = (
             replace(
@@ -260,16 +243,15 @@ class Answerer:
             scores[at][wanted[at]] = selected.scores
 
     def fit(
-        self, examples: Iterable[QAExample], *, base: Joint | None = None, progress: Progress | None = None
+        self, examples: Iterable[QAExample], *, progress: Progress | None = None
     ) -> tuple[Joint, list[dict[str, Any]]]:
         """Find the `k` and λ with the best EM (then F1) by the course's definition on labelled questions.
 
-        Before them, where there are lexical scores, their weight: the one under which the right paragraphs are
-        likeliest.
+        Before them, beside a trained selector, the weight of the lexical ranking: the one under which the right
+        paragraphs are likeliest.
 
         Args:
             examples: The questions.
-            base: Has the weights of lexical scores and selector, if they are not to be fitted.
             progress: Called with the number of examples done since the last call.
 
         Returns:
@@ -277,12 +259,10 @@ class Answerer:
             ones the smallest `k` and then the smallest λ is taken; `PIPELINE` is among them.
 
         Raises:
-            ConfigError: there is no selector to weigh, or no labelled question.
+            ConfigError: there is no labelled question.
         """
-        if self.selector is None:
-            raise ConfigError("there is no selector whose weight could be fitted")
         examples = list(examples)
-        base = base or Joint(lexical=self._fit_lexical(examples))
+        base = Joint(lexical=self._fit_lexical(examples))
         source = iter(examples)
         read = []
         while pool := list(islice(source, POOL_QUESTIONS)):
@@ -311,7 +291,11 @@ class Answerer:
         if self.lexical is None or not known:
             return 0.0
         rows = [
-            (np.asarray(selected.scores), np.asarray(self.lexical(example)), example.relevant)
+            (
+                np.asarray(selected.scores),
+                self.lexical(example.question, [context.text for context in example.contexts]),
+                example.relevant,
+            )
             for example, selected in zip(known, self.select(known, PIPELINE), strict=True)
         ]
 
@@ -322,13 +306,13 @@ class Answerer:
 
 
 def mix(example: QAExample, selected: SelectPrediction, lexical: Sequence[float], joint: Joint) -> SelectPrediction:
-    """A selector's prediction with lexical scores added to its logits, both with their weights."""
+    """A selector's prediction with the lexical ranking's logits added to its own, with their weight."""
     own = np.asarray(selected.scores, dtype=np.float64)
-    both = joint.selector * own + joint.lexical * np.asarray(lexical, dtype=np.float64)
-    return _selection(example, np.where(own > UNSEEN, both, UNSEEN))
+    both = own + joint.lexical * np.asarray(lexical, dtype=np.float64)
+    return selection(example, np.where(own > UNSEEN, both, UNSEEN))
 
 
-def _selection(example: QAExample, scores: Any) -> SelectPrediction:
+def selection(example: QAExample, scores: Any) -> SelectPrediction:
     """The prediction that a score for each paragraph makes; of equal ones the first."""
     best = int(scores.argmax())
     return SelectPrediction(
@@ -341,22 +325,17 @@ def _selection(example: QAExample, scores: Any) -> SelectPrediction:
 
 
 def join(
-    example: QAExample, selected: SelectPrediction | None, readings: Sequence[ReadPrediction], joint: Joint
+    example: QAExample, selected: SelectPrediction, readings: Sequence[ReadPrediction], joint: Joint
 ) -> ReadPrediction:
     """Rank the spans of several readings of one question.
 
     The score is the span's probability among all spans of the paragraphs read, paragraphs weighed with λ, times the
     probability that the answer is in one of these paragraphs at all.
     """
-    weights = np.zeros(len(readings))
-    mass = 1.0
-    logs: Any = None
-    if selected is not None:
-        scores = np.asarray(selected.scores)
-        logs = scores - scores.max()
-        logs = logs - np.log(np.exp(logs).sum())
-        weights = joint.weight * logs[[reading.index for reading in readings]]
-        mass = float(np.exp(logs[[reading.index for reading in readings]]).sum())
+    logs = log_softmax(np.asarray(selected.scores))
+    read = [reading.index for reading in readings]
+    weights = joint.weight * logs[read]
+    mass = float(np.exp(logs[read]).sum())
     evidence = -np.inf
     entries = []
     for weight, reading in zip(weights, readings, strict=True):
@@ -374,7 +353,7 @@ def join(
     )[: max(len(reading.n_best) for reading in readings)]
     reading = entries[0][1]
     best = n_best[0]
-    chosen = None if logs is None else float(np.exp(logs[reading.index]))
+    chosen = float(np.exp(logs[reading.index]))
     if not reading.answer:  # its no-answer logit won
         return replace(reading, id=example.id, n_best=n_best, selected=chosen)
     return ReadPrediction(
@@ -391,39 +370,37 @@ def join(
     )
 
 
-def rank(selected: SelectPrediction | None, readings: Sequence[ReadPrediction]) -> tuple[Ranked, ...]:
-    """All candidates of a question, likeliest first; in their order where nothing was selected."""
+def rank(selected: SelectPrediction, readings: Sequence[ReadPrediction]) -> tuple[Ranked, ...]:
+    """All candidates of a question, likeliest first."""
     read = [reading.index for reading in readings]
-    if selected is None:
-        return tuple(Ranked(index, None, True) for index in read)
     scores = np.asarray(selected.scores)
     odds = np.exp(log_softmax(scores))
     order = np.argsort(-scores, kind="stable").tolist()
     return tuple(Ranked(index, float(odds[index]), index in read) for index in order)
 
 
-def _pair(reader: str, selector: str) -> str:
+def _pair(reader: str, selector: str | None) -> str:
     """A name for the selector's weights, and for both temperatures, which what was fitted depends on too."""
-    path = Path(selector) / "model.safetensors"
     # A hub's checkpoint is not calibrated anew here, so its id says enough.
-    metas = [read_meta(where) if Path(where).is_dir() else Meta() for where in (reader, selector)]
-    name = files.fingerprint(path) if path.is_file() else metas[1].weights or selector
+    metas = [read_meta(where) if where and Path(where).is_dir() else Meta() for where in (reader, selector)]
+    name = LEXICAL_RANKING
+    if selector is not None:
+        path = Path(selector) / "model.safetensors"
+        name = files.fingerprint(path) if path.is_file() else metas[1].weights or selector
     temperatures = [meta.temperature for meta in metas]
     return name if temperatures == [1.0, 1.0] else f"{name} at {temperatures[0]:g} and {temperatures[1]:g}"
 
 
-def save_joint(reader: str, selector: str, joint: Joint, about: dict[str, Any], *, voices: bool = False) -> Path:
+def save_joint(reader: str, selector: str | None, joint: Joint, about: dict[str, Any]) -> Path:
     """Keep a pair's `k` and λ in the reader's checkpoint, under the fingerprint of the selector's weights.
 
     Both temperatures are part of it: calibrated anew, the pair is to be fitted anew.
 
     Args:
         reader: The reader's checkpoint directory.
-        selector: The selector's checkpoint directory or hub id.
+        selector: The selector's checkpoint directory or hub id; None: the lexical ranking.
         joint: What was fitted.
         about: What it was fitted on, for the record.
-        voices: Whether its lexical scores are those of `zhaiju.corpus.voices`; else BM25's, or none. Both are kept
-            side by side: {k, weight, lexical, …, "voices": {k, weight, lexical, selector, …}}.
 
     Raises:
         ConfigError: the reader is a hub id, not a directory.
@@ -431,25 +408,16 @@ def save_joint(reader: str, selector: str, joint: Joint, about: dict[str, Any], 
     if not Path(reader).is_dir():
         raise ConfigError(f"{reader} is not a directory, so k and λ cannot be kept with it; download it to one")
     path = Path(reader) / JOINT_FILE
-    pairs = _pairs(path)
-    pair = _pair(reader, selector)
-    before = pairs[pair] if isinstance(pairs.get(pair), dict) else {}
-    ours = asdict(joint) | about
-    if voices:
-        pairs[pair] = before | {VOICES: ours}
-    else:
-        pairs[pair] = ours | {name: kept for name, kept in before.items() if name == VOICES}
-    files.write_json(path, pairs)
+    files.write_json(path, _pairs(path) | {_pair(reader, selector): asdict(joint) | about})
     return path
 
 
-def load_joint(reader: str, selector: str, *, voices: bool = False) -> Joint | None:
+def load_joint(reader: str, selector: str | None) -> Joint | None:
     """The `k` and λ that were fitted for this very pair, or None.
 
     Args:
         reader: The reader's checkpoint directory or hub id.
-        selector: The selector's.
-        voices: Those for the scores of `zhaiju.corpus.voices`; else those for BM25's, or none.
+        selector: The selector's; None: the lexical ranking.
 
     Raises:
         ConfigError: the file is not what `save_joint` writes.
@@ -457,14 +425,8 @@ def load_joint(reader: str, selector: str, *, voices: bool = False) -> Joint | N
     path = Path(reader) / JOINT_FILE
     entry = _pairs(path).get(_pair(reader, selector))
     try:
-        if voices:
-            entry = None if entry is None else entry.get(VOICES)
-        elif entry is not None and set(entry) == {VOICES}:
-            entry = None
-        if entry is None:
-            return None
-        return Joint(entry["k"], entry["weight"], entry.get("lexical", 0.0), entry.get("selector", 1.0))
-    except (ConfigError, KeyError, TypeError, AttributeError) as error:
+        return None if entry is None else Joint(entry["k"], entry["weight"], entry["lexical"])
+    except (ConfigError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}; remove it and fit again") from None
 
 

@@ -22,7 +22,7 @@ from zhaiju import files
 from zhaiju.data.batching import by_budget
 from zhaiju.data.chunks import Chunk, arrays, pad
 from zhaiju.errors import CheckpointError, ConfigError
-from zhaiju.inference.answer import JOINT_FILE, VOICES_FILE
+from zhaiju.inference.answer import JOINT_FILE
 from zhaiju.inference.backends import (
     GRAPH_FILE,
     INPUTS,
@@ -141,9 +141,8 @@ def export(
         graph.parent.mkdir()
         graph.write_bytes(model.SerializeToString())
         save_exported(checkpoint, temporary, name)
-        for kept in (JOINT_FILE, VOICES_FILE):
-            if (fitted := Path(checkpoint.where) / kept).is_file():
-                (temporary / kept).write_bytes(fitted.read_bytes())
+        if (fitted := Path(checkpoint.where) / JOINT_FILE).is_file():
+            (temporary / JOINT_FILE).write_bytes(fitted.read_bytes())
         exported = load_exported(temporary)
         _same_tokens(checkpoint, exported, judged)
         found.append(_agreement(checkpoint, exported, task, judged))

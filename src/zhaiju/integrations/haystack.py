@@ -41,7 +41,7 @@ class ZhaijuReader:
 
     Args:
         model: "starter", a run, a checkpoint directory or a hub id of a reader.
-        selector: The same of a selector, which says in which documents to read; None: all of them are read.
+        selector: The same of a selector, which says in which document to read; None: words alone say it.
         top_k: Most answers, the one that there is none aside.
         score_threshold: Leave out answers with a lower score; None: none.
         no_answer: Whether "it is not there" is among the answers.
@@ -50,7 +50,7 @@ class ZhaijuReader:
     def __init__(
         self,
         model: str = STARTER,
-        selector: str | None = STARTER,
+        selector: str | None = None,
         top_k: int = 20,
         score_threshold: float | None = None,
         no_answer: bool = True,

@@ -32,7 +32,7 @@ def make_tool(
     source: str | Path | Iterable[str | Path] | Searchable,
     *,
     reader: str = STARTER,
-    selector: str | None = STARTER,
+    selector: str | None = None,
     quotes: int = 3,
     name: str = "quote",
     description: str = ABOUT,
@@ -47,7 +47,7 @@ def make_tool(
     Args:
         source: An index, by its folder or address or opened; or documents and folders of them, which are read now.
         reader: "starter", a run, a checkpoint directory or a hub id.
-        selector: The same; None: every candidate paragraph is read.
+        selector: A run, a checkpoint directory or a hub id; None: words alone rank the paragraphs.
         quotes: How many quotes at most.
         name: What the model calls it by.
         description: What the model is told of it.

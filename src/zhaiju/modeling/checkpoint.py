@@ -211,7 +211,7 @@ def starter(task: str) -> Path:
     """
     path = Path(str(resources.files("zhaiju.starter"))) / task
     if not (path / META_FILE).is_file():
-        raise ConfigError(f"there is no starter for {task}; there is one for select and one for read")
+        raise ConfigError(f"there is no starter for {task}; it reads, and selects where no selector is named")
     return path
 
 

@@ -196,9 +196,7 @@ class Quote(Place, Span):
 class Candidate(Place):
     """A paragraph that might hold the answer."""
 
-    score: Annotated[
-        float | None, Field(description="Probability that it is the right one, 0..1; null without a selector.")
-    ]
+    score: Annotated[float, Field(description="Probability that it is the right one, 0..1.")]
     selected: Annotated[bool, Field(description="Whether it was read, and so might be quoted.")]
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, cast
 
 from zhaiju.api import Model
-from zhaiju.corpus.ask import READ_N_BEST, Answer, Asker, Found, Trust, fitted
+from zhaiju.corpus.ask import READ_N_BEST, Answer, Asker, Found, Trust, trust_of
 from zhaiju.corpus.documents import Paragraph
 from zhaiju.data.examples import Context, QAExample, ReadPrediction
 from zhaiju.errors import ConfigError, DataError
-from zhaiju.inference.answer import Answerer, Joint, Ranked, join, rank
+from zhaiju.inference.answer import Ranked, join, rank
 from zhaiju.inference.backends import AUTO
 from zhaiju.inference.engine import Engine
 from zhaiju.modeling.checkpoint import STARTER
@@ -23,7 +23,6 @@ from zhaiju.service.batching import Batch, Batcher, Ticket
 from zhaiju.service.documents import Documents, identity, shown_paragraph
 from zhaiju.service.limits import RequestError
 from zhaiju.service.turns import Turns
-from zhaiju.tasks.read import ReadTask
 
 ASKING = 4  # questions of a request over documents that are worked on at a time
 QUOTES = 5
@@ -35,20 +34,18 @@ class Models:
 
     Attributes:
         model: For each task that can be done an engine.
-        joint: How selector and reader are weighed over documents, lexical scores included.
         trust: Judges answers from documents.
         more: The same models again, to compute beside them.
     """
 
     model: Model
-    joint: Joint | None = None
     trust: Trust | None = None
     more: Sequence[Model] = ()
 
 
 def load_models(
     reader: str | None = STARTER,
-    selector: str | None = STARTER,
+    selector: str | None = None,
     intent: str | None = None,
     slots: str | None = None,
     *,
@@ -60,7 +57,7 @@ def load_models(
 
     Args:
         reader: A checkpoint.
-        selector: The same.
+        selector: The same; None: the lexical ranking selects for the reader.
         intent: The same.
         slots: The same.
         backend: What computes.
@@ -71,9 +68,8 @@ def load_models(
         ZhaijuError: one of them cannot be loaded.
     """
     first, *more = (_load(reader, selector, intent, slots, backend, precision) for _ in range(streams))
-    read, select = first.where.get("read"), first.where.get("select")
-    joint, trust = fitted(read, select) if read is not None else (None, None)
-    return Models(first, joint, trust, more)
+    trust = trust_of(first.where["read"], first.where.get("select")) if "read" in first.where else None
+    return Models(first, trust, more)
 
 
 def _load(
@@ -91,9 +87,6 @@ def _load(
         raise ConfigError("no model named: expected a reader, a selector, an intent classifier or a slot tagger")
     parts = {task: part for one in found for task, part in one.parts.items()}
     where = {task: name for one in found for task, name in one.where.items()}
-    if selector is None:  # the starter's reader brings its own
-        parts.pop("select", None)
-        where.pop("select", None)
     model = Model(parts, joint=found[0].joint)
     model.where = where
     model.thresholds = {task: value for one in found for task, value in one.thresholds.items()}
@@ -144,8 +137,10 @@ class Worker:
         self.tasks = tuple(models.model.parts)
         self._models = models
         self._batchers: dict[str, Batcher] = {}
-        for task in models.model.parts:
-            engine, *more = (cast(Engine, one.parts[task][0]) for one in (models.model, *models.more))
+        for task, (engine, _) in models.model.parts.items():
+            if not isinstance(engine, Engine):
+                continue  # the lexical ranking, which needs no company
+            more = [cast(Engine, one.parts[task][0]) for one in models.more]
             engine.batch_tokens = batch_tokens
             self._batchers[task] = Batcher(
                 engine, more=more, window=window, observe=partial(observe, task), turns=self.turns
@@ -193,17 +188,15 @@ class Worker:
             )
             for number, item in enumerate(items)
         ]
-        model = self._model(ticket)
-        reader, read_task = model.parts["read"]
-        selector, select_task = model.parts.get("select", (None, None))
-        answerer = Answerer(reader, selector, read_task=read_task, select_task=select_task, joint=model.joint)
+        answerer = self._model(ticket).answerer()
         for example, selected, readings in answerer.readings(examples, answerer.joint):
             yield _answered(join(example, selected, readings, answerer.joint), rank(selected, readings))
 
     def tokens(self, item: schemas.TokensRequest) -> schemas.TokensResponse:
         """What the encoder of a task sees of a text."""
         engine, _ = self._models.model.parts[item.task]
-        assert isinstance(engine, Engine)
+        if not isinstance(engine, Engine):
+            raise RequestError(404, "not_loaded", f"no encoder for {item.task} is loaded here: words alone decide")
         found = engine.encoding.tokens(item.text)
         names = engine.encoding.tokenizer.convert_ids_to_tokens(found.ids.tolist())
         columns = zip(names, found.ids.tolist(), found.starts.tolist(), found.ends.tolist(), strict=True)
@@ -265,7 +258,9 @@ class Worker:
         ]
 
     def _model(self, ticket: Ticket) -> Model:
-        return self._models.model.through(lambda task, engine: self._batchers[task].predictor(ticket))
+        return self._models.model.through(
+            lambda task, engine: self._batchers[task].predictor(ticket) if task in self._batchers else engine
+        )
 
     def _threshold(self, task: str) -> float | None:
         return self._models.model.thresholds.get(task)
@@ -289,11 +284,7 @@ class Worker:
     def _ask(self, question: str, ticket: Ticket) -> schemas.AnswerResponse:
         assert self.documents is not None
         ticket.check()
-        parts = self._model(ticket).parts
-        reader, read_task = parts["read"]
-        selector, select_task = parts.get("select", (None, None))
-        many = replace(cast(ReadTask, read_task), n_best=READ_N_BEST)
-        answerer = Answerer(reader, selector, read_task=many, select_task=select_task, joint=self._models.joint)
+        answerer = self._model(ticket).answerer(n_best=READ_N_BEST)
         with self.turns.taken():
             asked = Asker(answerer, self._models.trust).ask(question, _Aside(self.documents, self.turns))
             return _from_documents(asked)

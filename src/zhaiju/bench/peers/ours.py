@@ -4,7 +4,7 @@ from _rounds import rows, serve
 
 
 def load(spec):
-    from zhaiju.corpus.lexical import scores_of
+    from zhaiju.corpus.features import ranking
     from zhaiju.data.examples import Context, IntentExample, QAExample
     from zhaiju.data.labelled import sentence_example
     from zhaiju.inference.answer import Answerer, Shortcuts
@@ -26,9 +26,13 @@ def load(spec):
         )
         shortcuts = Shortcuts(spec.get("prefilter"))
         names = {text: str(place) for place, text in enumerate({text: 0 for row in data for text in row["contexts"]})}
-        lexical = scores_of([Context(text, name) for text, name in names.items()]) if spec.get("prefilter") else None
         answerer = Answerer(
-            reader, selector, read_task=read_task, select_task=select_task, lexical=lexical, shortcuts=shortcuts
+            reader,
+            selector,
+            read_task=read_task,
+            select_task=select_task,
+            lexical=ranking().scores if spec.get("prefilter") else None,
+            shortcuts=shortcuts,
         )
 
         def answer(few):

@@ -126,7 +126,7 @@ def test_share_of_pairs_is_a_share():
 
 
 def test_words_that_ask_do_not_count_where_they_are_left_out():
-    for question, text in (("燈塔什麼時候點燈？", "什麼時候。"), ("When was the lighthouse lit?", "When was he?")):
+    for question, text in (("燈塔什麼時候點燈？", "什麼時候。"), ("When was the lighthouse lit?", "When did I?")):
         found = told(question, [TEXTS[0], text])
         for name in ("units near", "words near", "units", "longest run", "one clause"):
             assert found[name][1] == 0, name
@@ -221,7 +221,7 @@ def test_terms_of_the_table_are_as_rare_as_it_says_and_others_rarest():
 
 def test_the_packaged_table_knows_what_is_common():
     known = rarity.packaged()
-    units = ["the", "的", "人", "bridge", "燈", "鱻", "zyxwvutsrq"]
+    units = ["the", "的", "人", "燈", "bridge", "鱻", "zyxwvutsrq"]
     found = known.of("unit", np.concatenate([hash_of(plain_of(unit)) for unit in units])).tolist()
     assert found == sorted(found)
     assert found[0] < 0.5

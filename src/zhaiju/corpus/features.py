@@ -39,7 +39,7 @@ from zhaiju.corpus.lexical import (
     units_of,
 )
 from zhaiju.corpus.rarity import KINDS, Rarity
-from zhaiju.data.hints import analyse
+from zhaiju.corpus.words import analyse
 from zhaiju.data.script import fold
 from zhaiju.errors import ConfigError
 from zhaiju.inference.answer import selection

@@ -88,6 +88,7 @@ class WordPieces:
                 ends += [max(at, base + place) for place in last]
                 spaced = False
             at += len(word)
+        found = np.array([ids, starts, ends], dtype=np.int32).reshape(3, -1)
         # Where normalisation changes the order of marks, a piece may step back.
-        first, last = (np.maximum.accumulate(np.asarray(places, dtype=np.int32)) for places in (starts, ends))
-        return np.asarray(ids, dtype=np.int32), first, last
+        found[1:] = np.maximum.accumulate(found[1:], axis=1)
+        return found[0], found[1], found[2]

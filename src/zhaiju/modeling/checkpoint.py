@@ -326,7 +326,7 @@ def load(
         CheckpointError: it cannot be loaded, is for another task, or weights are missing.
         ConfigError: there is no such task, or the window is longer than the encoder's positions.
     """
-    where = resolve(what, task)
+    where = resolve(what, task if head_required else None)  # any task is trained from the starter's encoder
     _check_files(where)
     meta = read_meta(where)
     task = task or meta.task

@@ -40,12 +40,10 @@ def read_weights(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     from safetensors.numpy import load_file
 
     held = load_file(path)
+    scales = {name: held.pop(name + SCALE) for name in list(held) if name + SCALE in held}
     return {
-        name: np.asarray(value, np.float32) * held[name + SCALE]
-        if name + SCALE in held
-        else np.asarray(value, np.float32)
+        name: np.multiply(value, scales[name], dtype=np.float32) if name in scales else value.astype(np.float32)
         for name, value in held.items()
-        if name.removesuffix(SCALE) not in held or name.removesuffix(SCALE) == name
     }
 
 

@@ -75,7 +75,7 @@ def test_paragraphs_come_back_as_they_were(index):
     index.update('it\'s "é".pdf', "d", given)
     assert index.paragraphs('it\'s "é".pdf') == given
     score = pytest.approx(index.search("三", 1)[0].score)
-    assert index.search("題三", 1) == [Found(given[1], score, score)]
+    assert index.search("題三", 1) == [Found(given[1], score)]
     assert index.paragraphs("nothing") == []
 
 

@@ -302,7 +302,7 @@ def test_capabilities_say_what_can_be_asked(models, encoding, documents, dialogu
         "max_body": 1 << 20, "max_upload": 32 << 20,
     }  # fmt: skip
     assert found == {
-        "tasks": ["select", "read"], "index": False, "uploads": False, "labels": False, "curves": False, "token": False,
+        "tasks": ["read", "select"], "index": False, "uploads": False, "labels": False, "curves": False, "token": False,
     }  # fmt: skip
     runs = Runs([Path(dialogue["intent"])])
     found = capable(models, documents, runs=runs, uploads=True, tokens=("s3cret",))
@@ -354,14 +354,14 @@ def test_the_page_is_given_without_a_token_and_holds_nothing(encoding):
 
 def test_what_is_not_loaded_is_said(encoding):
     with serving(slow_models(Slow(), encoding)) as post:
-        for route in ("intent", "intent/batch", "select", "slots"):
+        for route in ("intent", "intent/batch", "slots"):
             task = route.partition("/")[0]
             item = body_of(task, 0)
             response = post((route, {"items": [item]} if "/" in route else item))
             assert response.status_code == 404
             assert response.json()["error"] == {
                 "code": "not_loaded",
-                "message": f"no model for {task} is loaded here, only for read",
+                "message": f"no model for {task} is loaded here, only for read, select",
             }
         assert post(("answer", {"question": QUESTION})).json()["error"]["code"] == "no_index"
         assert post.call("GET", "/v1/documents").status_code == 404
@@ -379,7 +379,7 @@ def test_health_metrics_and_description(models):
         metrics = post.call("GET", "/metrics").text
         assert 'zhaiju_requests_total{route="/v1/answer",status="415"} 1.0' in metrics
         assert 'zhaiju_requests_total{route="other",status="404"} 1.0' in metrics
-        assert re.search(r'zhaiju_tokens_total\{engine="select"\} [1-9]', metrics)
+        assert re.search(r'zhaiju_tokens_total\{engine="read"\} [1-9]', metrics)
         assert "zhaiju_queue 0.0" in metrics
         assert re.search(r'zhaiju_batch_requests_count\{engine="read"\} [1-9]', metrics)
         description = post.call("GET", "/openapi.json").json()

@@ -25,7 +25,7 @@ from zhaiju.errors import ConfigError, DataError
 from zhaiju.inference.answer import Answerer, Joint
 from zhaiju.inference.backends import AUTO
 from zhaiju.inference.engine import Engine, Predictor, make_engine
-from zhaiju.modeling.checkpoint import Checkpoint, load, read_meta, resolve
+from zhaiju.modeling.checkpoint import STARTER, Checkpoint, load, read_meta, resolve
 from zhaiju.tasks import SelectTask
 from zhaiju.tasks.base import Task
 from zhaiju.tasks.read import ReadTask
@@ -66,7 +66,9 @@ class Model:
     """
 
     def __init__(self, parts: Mapping[str, tuple[Predictor, Task[Any, Any]]], *, joint: Joint | None = None) -> None:
-        self.parts = {"select": (ranking(), SelectTask()), **parts} if "read" in parts else dict(parts)
+        self.parts = dict(parts)
+        if "read" in parts:
+            self.parts.setdefault("select", (ranking(), SelectTask()))
         self.where: dict[str, str] = {}
         self.joint = joint
         self.thresholds: dict[str, float | None] = {}
@@ -90,6 +92,8 @@ class Model:
             checkpoint = load(what, task)
             return make_engine(checkpoint, backend=backend, precision=precision), checkpoint
 
+        if (what, name) == (STARTER, "select"):
+            return cls({"select": (ranking(), SelectTask())})
         parts: dict[str, tuple[Predictor, Task[Any, Any]]]
         if name == "read":
             pair = join_up(open_one, what, selector)

@@ -847,6 +847,8 @@ def answer(
     if fit and reader == "starter":
         raise ConfigError("the starter belongs to the package, with what was fitted for it; leave --fit out")
     shortcuts = Shortcuts(prefilter, certain)
+    if shortcuts != Shortcuts() and selector is None:
+        raise ConfigError("--prefilter and --certain spare a trained selector work; name one with --selector")
     if _in_parts(output, part_rows, part_format, on):
         if fit is not None or details is not None or show:
             raise ConfigError("--fit, --details and --show are for a single file; leave them out")

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from zhaiju.corpus.features import ranking
-from zhaiju.errors import ConfigError
 from zhaiju.inference.answer import PIPELINE, Answerer, Shortcuts, load_joint
 from zhaiju.inference.engine import Predictor
 from zhaiju.modeling.checkpoint import STARTER, Checkpoint
@@ -66,8 +65,6 @@ def join_up(
     Raises:
         CheckpointError, ConfigError: one of them cannot be loaded, or cannot do this.
     """
-    if selector in (None, STARTER) and shortcuts not in (None, Shortcuts()):
-        raise ConfigError("prefilter and certain spare a trained selector work; name one with --selector")
     reading, checkpoint = load(reader, "read")
     selecting: Predictor = ranking()
     select_task: Task[Any, Any] = SelectTask()

@@ -93,7 +93,7 @@ def test_weights_are_written_as_safetensors_and_nothing_as_a_pickle(trained, tas
 @pytest.mark.parametrize("task", TASKS)
 def test_a_checkpoint_remembers_its_task_and_settings(trained, task):
     loaded = load(trained / task)
-    assert loaded.meta == Meta(task, WINDOW, 12, "simplified", {"max_answer_chars": 9})
+    assert loaded.meta == Meta(task, WINDOW, 12, "simplified", "pieces", {"max_answer_chars": 9})
     assert (loaded.encoding.window, loaded.encoding.overlap, loaded.encoding.script) == (WINDOW, 12, "simplified")
 
 

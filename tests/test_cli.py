@@ -414,7 +414,7 @@ def test_out_of_memory_is_one_line_that_names_a_flag_where_the_command_has_one(r
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr("zhaiju.data.vocabulary.build_tokenizer", fail)
+    monkeypatch.setattr("zhaiju.modeling.checkpoint.load_encoding", fail)
     monkeypatch.setattr("zhaiju.inference.engine.open_engine", fail)
     assert refused(run("tokens", "甲")).endswith("out of memory")
     found = refused(run("predict", "starter", SAMPLE / "held_out.json", "-o", tmp_path / "p.json"))
@@ -435,8 +435,8 @@ def interrupted(*args, **kwargs):
     del thing
     time.sleep(60)
 
-import zhaiju.data.vocabulary
-zhaiju.data.vocabulary.build_tokenizer = interrupted
+import zhaiju.modeling.checkpoint
+zhaiju.modeling.checkpoint.load_encoding = interrupted
 cli.main()
 """
 
@@ -445,8 +445,8 @@ def test_a_signal_that_meets_an_import_waits_for_its_end(tmp_path):
     (tmp_path / "met.py").write_text(
         "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(0.2)\nprint('imported', flush=True)\n"
     )
-    code = "import sys, zhaiju.data.vocabulary as v; from zhaiju import cli\n"
-    code += "def met(*a, **k):\n    import met, time\n    time.sleep(60)\nv.build_tokenizer = met\ncli.main()"
+    code = "import sys, zhaiju.modeling.checkpoint as v; from zhaiju import cli\n"
+    code += "def met(*a, **k):\n    import met, time\n    time.sleep(60)\nv.load_encoding = met\ncli.main()"
     command = [sys.executable, "-c", code, "tokens", "甲"]
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50, env=environment)
@@ -467,7 +467,7 @@ def test_a_signal_that_a_library_makes_an_error_of_is_told_as_a_signal(run, monk
         except BaseException:
             raise kind("initialization failed") from None
 
-    monkeypatch.setattr("zhaiju.data.vocabulary.build_tokenizer", interrupted)
+    monkeypatch.setattr("zhaiju.modeling.checkpoint.load_encoding", interrupted)
     assert run("tokens", "甲") == (130, "", "zhaiju: interrupted\n")
 
 

@@ -436,7 +436,8 @@ def make_encoding(
     if window > most:
         raise ConfigError(f"window is {window} tokens, expected at most {most}, the encoder's positions")
     if boundaries is None:
-        boundaries = WORDS if has_sentence_pieces(tokenizer.backend_tokenizer) else PIECES
+        quotable = tokenizer.is_fast and has_sentence_pieces(tokenizer.backend_tokenizer)
+        boundaries = WORDS if quotable else PIECES
     return Encoding(tokenizer, window=window, overlap=overlap, script=script, boundaries=boundaries)
 
 

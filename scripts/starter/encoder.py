@@ -6,7 +6,6 @@ breaks into smaller ones, so nothing becomes unknown that was known.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -103,8 +102,3 @@ def weights(encoder: Encoder, kept: Sequence[int]) -> dict[str, np.ndarray]:
         value = encoder.weight(name)
         found[name] = value[list(kept)] if "word_embeddings" in name else value
     return found
-
-
-def load_kept(path: Path) -> list[int]:
-    """The pieces chosen before."""
-    return [int(index) for index in json.loads(path.read_text("utf-8"))]

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from e5 import unpack
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -295,9 +296,8 @@ class Reader(nn.Module):
         matrices = {name.split("|")[0] for name in held.files if "|" in name}
         state = {name: held[name] for name in held.files if "|" not in name}
         for name in matrices:
-            scales, halves = held[f"{name}|scales"].astype(np.float32), held[f"{name}|halves"]
-            values = np.concatenate([halves & 15, halves >> 4], axis=2).astype(np.float32) - 8
-            state[name] = (values * scales[:, :, None]).reshape(len(values), -1)
+            scales, halves = held[f"{name}|scales"], held[f"{name}|halves"]
+            state[name] = unpack(scales.reshape(-1), halves.reshape(-1, halves.shape[2])).reshape(len(scales), -1)
         types = state["embeddings.token_type_embeddings.weight"].copy()
         types[1] = types[0]  # the second type was never used
         state["embeddings.token_type_embeddings.weight"] = types

@@ -230,13 +230,8 @@ def load_exported(where: str | Path, *, window: int | None = None, overlap: int 
     meta = read_meta(str(where))
     if window is not None and meta.positions is not None and window > meta.positions:
         raise ConfigError(f"window is {window} tokens, expected at most {meta.positions}, the encoder's positions")
-    encoding = Encoding(
-        PlainTokenizer.load(Path(where)),
-        window=window or meta.window or DEFAULT_WINDOW,
-        overlap=meta.overlap if overlap is None else overlap,
-        script=meta.script,
-        boundaries=meta.boundaries or PIECES,
-    )
+    window, overlap = window or meta.window or DEFAULT_WINDOW, meta.overlap if overlap is None else overlap
+    encoding = _as_trained(PlainTokenizer.load(Path(where)), meta, window, overlap)
     return Checkpoint(None, encoding, meta, str(where))
 
 
@@ -457,14 +452,13 @@ def load_encoding(
     """
     where = resolve(what)
     tokenizer = PlainTokenizer.load(Path(where)) if str(what) == STARTER else load_tokenizer(where)
-    meta = read_meta(where)
-    return Encoding(
-        tokenizer,
-        window=window,
-        overlap=overlap,
-        script=meta.script if script is None else script,
-        boundaries=meta.boundaries or PIECES,
-    )
+    return _as_trained(tokenizer, read_meta(where), window, overlap, script)
+
+
+def _as_trained(tokenizer: Any, meta: Meta, window: int, overlap: int, script: str | None = None) -> Encoding:
+    """How a checkpoint that was trained so cuts texts."""
+    script = meta.script if script is None else script
+    return Encoding(tokenizer, window=window, overlap=overlap, script=script, boundaries=meta.boundaries or PIECES)
 
 
 def _check_files(where: str) -> None:
@@ -560,10 +554,9 @@ def load_encoder(what: str) -> tuple[Any, Any, int]:
     tokenizer = load_tokenizer(where)
     config = _load_config(where, None, None)
     _check_weights(where, transformers.AutoModel, config)
-    model = _quietly(
-        where,
-        lambda: transformers.AutoModel.from_pretrained(where, config=config, trust_remote_code=False, dtype="float32"),
-    )
+    model, report = _pretrained(transformers.AutoModel, where, config)
+    if report["mismatched_keys"]:
+        raise CheckpointError(f"{where} has weights of other shapes than its config.json says")
     return model.eval(), tokenizer, max_positions(tokenizer, model.config)
 
 
@@ -738,21 +731,7 @@ def _load_model(where: str, head: Head, labels: Sequence[str] | None, *, head_re
     auto_class = getattr(transformers, head.auto_class)
     config = _load_config(where, head, labels)
     _check_weights(where, auto_class, config)
-    weights = Path(where) / "model.safetensors"
-    if _quietly(where, lambda: weights.is_file() and is_quantised(weights)):
-        model, report = _quietly(where, lambda: _multiplied_out(auto_class, config, weights))
-    else:
-        model, report = _quietly(
-            where,
-            lambda: auto_class.from_pretrained(
-                where,
-                config=config,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are in the report, and refused below
-                trust_remote_code=False,
-                dtype="float32",
-            ),
-        )
+    model, report = _pretrained(auto_class, where, config)
     body = f"{model.base_model_prefix}."
     missing = sorted(report["missing_keys"])
     lost = [key for key in missing if key.startswith(body) and "pooler" not in key and "position_ids" not in key]
@@ -777,13 +756,36 @@ def _load_model(where: str, head: Head, labels: Sequence[str] | None, *, head_re
     return model
 
 
-def _multiplied_out(auto_class: Any, config: Any, weights: Path) -> tuple[Any, dict[str, Any]]:
-    """A model with weights that were kept in 8 bits, and what transformers' own loader would tell of it."""
-    import torch
+def _pretrained(auto_class: Any, where: str, config: Any) -> tuple[Any, Mapping[str, Any]]:
+    """A model with its weights, those in 8 bits multiplied out, and what transformers' loader tells of it."""
 
-    model = auto_class.from_config(config)
-    state = {name: torch.from_numpy(value) for name, value in read_weights(weights).items()}
-    return model, {"missing_keys": model.load_state_dict(state, strict=False).missing_keys, "mismatched_keys": []}
+    def multiplied_out() -> tuple[Any, Mapping[str, Any]]:
+        import torch
+
+        model = auto_class.from_config(config)
+        body = f"{model.base_model_prefix}."
+        state = {
+            name.removeprefix(body) if model.base_model is model else name: torch.from_numpy(value)
+            for name, value in read_weights(weights).items()
+        }
+        return model, {"missing_keys": model.load_state_dict(state, strict=False).missing_keys, "mismatched_keys": []}
+
+    weights = Path(where) / "model.safetensors"
+    if _quietly(where, lambda: weights.is_file() and is_quantised(weights)):
+        found: tuple[Any, Mapping[str, Any]] = _quietly(where, multiplied_out)
+    else:
+        found = _quietly(
+            where,
+            lambda: auto_class.from_pretrained(
+                where,
+                config=config,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report, and are the caller's to refuse
+                trust_remote_code=False,
+                dtype="float32",
+            ),
+        )
+    return found
 
 
 def _quietly(where: str, call: Callable[[], Any]) -> Any:

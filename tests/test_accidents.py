@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import httpx
 import psutil
@@ -27,6 +28,7 @@ import pytest
 
 import kills
 from test_kills import SAMPLE, content, make_checkpoint, write_documents
+from zhaiju import files
 from zhaiju.corpus.index import Index
 from zhaiju.training.run import read_metrics
 
@@ -621,7 +623,8 @@ def test_a_killed_process_of_a_training_ends_the_others_with_one_line_and_the_ru
     assert len(said) == 1, err
     assert "another process of this training has ended" in said[0]
     assert f"the same command goes on from the last save in {run}" in said[0]
-    assert "zhaiju/" not in "".join(line for line in err.splitlines() if line.lstrip().startswith("File "))
+    own = str(Path(files.__file__).parent)  # the launcher's own traceback may lie in a folder of any name
+    assert own not in "".join(line for line in err.splitlines() if line.lstrip().startswith("File "))
     done = zhaiju(training(run, **steps))
     assert done.returncode == 0, done.stderr
     assert "going on after step" in done.stderr

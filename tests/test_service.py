@@ -1375,7 +1375,7 @@ def test_the_command_listens_with_a_token(tmp_path, dialogue):
         assert httpx.post(f"{address}/v1/read", json=READ[1]).status_code == 401
         response = httpx.post(f"{address}/v1/read", json=READ[1], headers={"Authorization": "Bearer two"})
         assert response.json()["answer"] == "林師傅"
-        assert httpx.get(f"{address}/healthz").json()["tasks"] == ["read"]
+        assert httpx.get(f"{address}/healthz").json()["tasks"] == ["read", "select"]
 
 
 def test_a_bad_start_is_one_line_and_exit_code_2(run, tmp_path):

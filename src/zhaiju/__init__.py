@@ -10,7 +10,6 @@ Importing this costs next to nothing; torch is imported by `load`.
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from zhaiju.errors import (
@@ -25,7 +24,13 @@ from zhaiju.errors import (
 if TYPE_CHECKING:
     from zhaiju.api import Model
 
-__version__ = version("zhaiju")
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":  # looked up when it is asked for: that reads files
+        from importlib.metadata import version
+
+        return version("zhaiju")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load(

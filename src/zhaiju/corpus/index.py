@@ -546,8 +546,9 @@ def _described(embedding: Embedding | None) -> str:
 
 
 def is_index(path: str) -> bool:
-    """Whether a local folder looks like an index."""
-    return os.path.isdir(os.path.join(path, f"{_TABLE}.lance"))
+    """Whether a local folder holds an index: its table has a version, which a making that was stopped has not."""
+    versions = os.path.join(path, f"{_TABLE}.lance", "_versions")
+    return os.path.isdir(versions) and any(name.endswith(".manifest") for name in os.listdir(versions))
 
 
 def exists(uri: str) -> bool:

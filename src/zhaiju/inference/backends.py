@@ -13,6 +13,7 @@ import copy
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -23,7 +24,7 @@ import numpy.typing as npt
 from zhaiju.data.chunks import Chunk, arrays
 from zhaiju.errors import CheckpointError, ConfigError, is_out_of_memory
 from zhaiju.modeling.checkpoint import GRAPHS
-from zhaiju.modeling.quantised import read_weights
+from zhaiju.modeling.quantised import multiplied, read_rows
 from zhaiju.threads import wanted_threads
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class OnnxBackend:
             graph = path.read_bytes()
             self._arrays: dict[str, Floats] = {}  # the session looks into their memory
             if path.parent == Path(directory):  # a graph beside the weights
-                self._arrays = _referred(graph, Path(directory) / WEIGHTS_FILE)
+                self._arrays = _referred(graph, Path(directory) / WEIGHTS_FILE, options.intra_op_num_threads)
                 values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in self._arrays.values()]
                 options.add_external_initializers(list(self._arrays), values)
             self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -358,14 +359,17 @@ def choose(backend: str, precision: str, *, exported: bool, whole: bool = True) 
     return backend
 
 
-def _referred(graph: bytes, path: Path) -> dict[str, Floats]:
+def _referred(graph: bytes, path: Path, threads: int) -> dict[str, Floats]:
     """The weights of a safetensors file that a graph refers to by name, as float32."""
-    found = {}
-    for name, weight in read_weights(path).items():
-        for wanted, array in ((f"[{name}]", weight), (f"[{name}{TRANSPOSED}]", weight.T)):
-            if wanted.encode() in graph:
-                found[wanted] = np.ascontiguousarray(array)
-    return found
+    wanted = [
+        (f"[{name}{suffix}]", value, scale, bool(suffix))
+        for name, (value, scale) in read_rows(path).items()
+        for suffix in ("", TRANSPOSED)
+        if f"[{name}{suffix}]".encode() in graph
+    ]
+    with ThreadPoolExecutor(threads) as pool:
+        arrays = pool.map(lambda one: multiplied(one[1], one[2], transposed=one[3]), wanted)
+        return dict(zip((name for name, *_ in wanted), arrays, strict=True))
 
 
 def _outputs(names: Sequence[str], where: str | Path) -> list[str]:

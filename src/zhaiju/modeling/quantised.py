@@ -31,8 +31,8 @@ def quantise(weights: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, npt.ND
     return found
 
 
-def read_weights(path: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """The weights of a safetensors file as float32, those in 8 bits multiplied out.
+def read_rows(path: Path) -> dict[str, tuple[npt.NDArray[Any], npt.NDArray[np.float32] | None]]:
+    """The weights of a safetensors file as they are kept, each with its scales where it has some.
 
     Raises:
         OSError, safetensors.SafetensorError: it cannot be read.
@@ -41,10 +41,25 @@ def read_weights(path: Path) -> dict[str, npt.NDArray[np.float32]]:
 
     held = load_file(path)
     scales = {name: held.pop(name + SCALE) for name in list(held) if name + SCALE in held}
-    return {
-        name: np.multiply(value, scales[name], dtype=np.float32) if name in scales else value.astype(np.float32)
-        for name, value in held.items()
-    }
+    return {name: (value, scales.get(name)) for name, value in held.items()}
+
+
+def multiplied(
+    value: npt.NDArray[Any], scale: npt.NDArray[np.float32] | None, *, transposed: bool = False
+) -> npt.NDArray[np.float32]:
+    """A weight as float32, in memory row by row."""
+    if transposed:
+        value, scale = np.ascontiguousarray(value.T), None if scale is None else scale.T
+    return value.astype(np.float32, copy=False) if scale is None else np.multiply(value, scale, dtype=np.float32)
+
+
+def read_weights(path: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """The weights of a safetensors file as float32, those in 8 bits multiplied out.
+
+    Raises:
+        OSError, safetensors.SafetensorError: it cannot be read.
+    """
+    return {name: multiplied(value, scale) for name, (value, scale) in read_rows(path).items()}
 
 
 def is_quantised(path: Path) -> bool:

@@ -22,10 +22,11 @@ import onnxruntime
 import openvino
 
 from zhaiju import files, ui
-from zhaiju.data.readers import read_all
 from zhaiju.inference.engine import make_engine
-from zhaiju.inference.export import CALIBRATED_ON, FIGURES, Quantisation, export, quantise
+from zhaiju.inference.export import CALIBRATED_ON, Quantisation, export, quantise
 from zhaiju.modeling.checkpoint import GRAPHS, load, load_exported
+from zhaiju.tasks import TASKS
+from zhaiju.tasks.readers import read_all
 
 ROOT = Path(__file__).parents[1]
 COURSE = ROOT.parent / "shared" / "data" / "course"
@@ -84,7 +85,7 @@ def main() -> None:
                     seconds[key].append(time.perf_counter() - began)
                 else:
                     report = task.score(judged, predictions)
-                    figures[key] = [report[name] for name in FIGURES[options.task]]
+                    figures[key] = [report[name] for name in TASKS[options.task].figures]
                     ui.note(f"{key}: {figures[key]}")
     base = figures["fp32", "torch"]
     slowest = statistics.median(seconds["fp32", "torch"])
@@ -98,7 +99,7 @@ def main() -> None:
         ]
         for (way, name), found in figures.items()
     ]
-    columns = ["way", "runs in", *FIGURES[options.task], "x torch fp32", "MB"]
+    columns = ["way", "runs in", *TASKS[options.task].figures, "x torch fp32", "MB"]
     ui.table("", columns, rows)
     table = "\n".join("| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *rows])
     page = f"""# Benchmark: rounding to 8 bits and to bf16

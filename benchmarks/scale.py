@@ -155,11 +155,11 @@ def search(folder: Path, size: int) -> dict[str, Any]:
 def answering(folder: Path) -> list[dict[str, Any]]:
     """CPU seconds a question, selecting from five made-up paragraphs and reading one, with the starter."""
     from zhaiju.data.examples import Context, QAExample
-    from zhaiju.data.readers import read_all
     from zhaiju.inference.answer import Answerer
     from zhaiju.inference.engine import Engine, make_engine
     from zhaiju.inference.export import CALIBRATED_ON, export, quantise
     from zhaiju.modeling.checkpoint import GRAPHS, load, load_exported
+    from zhaiju.tasks.readers import read_all
 
     language = Language.make()
     examples = [

@@ -20,15 +20,9 @@ import numpy as np
 
 from zhaiju import ui
 from zhaiju.config import load_settings
+from zhaiju.tasks import TASKS
 from zhaiju.training.loop import Event, Started, Stepped
 from zhaiju.training.run import load_train_data, read_metrics, train
-
-FIGURES = {
-    "select": ("accuracy",),
-    "read": ("em", "f1"),
-    "intent": ("accuracy",),
-    "slots": ("token_accuracy", "sentence_accuracy", "f1", "f1_all_pieces"),
-}
 
 
 def values_of(text: str) -> tuple[str, list[Any]]:
@@ -55,7 +49,7 @@ def combinations(varied: list[tuple[str, list[Any]]], *, each_alone: bool) -> li
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("task", choices=sorted(FIGURES))
+    parser.add_argument("task", choices=sorted(TASKS))
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--dev", type=Path)
@@ -68,7 +62,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=lambda text: [int(one) for one in text.split(",")], default=[0])
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
-    names = FIGURES[options.task]
+    names = TASKS[options.task].figures
     print(f"| settings | {' | '.join(names)} | training, s | tokens/s |\n|{'---|' * (len(names) + 3)}", flush=True)
     for chosen in combinations(options.vary, each_alone=options.each_alone):
         label = ", ".join(f"{name} {value}" for name, value in chosen.items()) or "as in the config"

@@ -27,11 +27,11 @@ from zhaiju.inference.engine import make_engine
 from zhaiju.modeling import network
 from zhaiju.modeling.checkpoint import load
 from zhaiju.modeling.initialise import discriminant_head, freeze_embeddings, mean_pooling
-from zhaiju.tasks import make_task
+from zhaiju.tasks import IntentTask, make_task
 from zhaiju.training import loop as looping
 from zhaiju.training.evaluate import evaluate
 from zhaiju.training.loop import Loop, Started, Stepped
-from zhaiju.training.run import labels_of, load_train_data
+from zhaiju.training.run import load_train_data
 
 ROOT = Path(__file__).parents[1]
 LENGTH = 128
@@ -55,7 +55,7 @@ def run(collate: Callable[..., Any], settings: TrainSettings, data: Any, name: s
     """Train one way; examples a second, share of padding, dev accuracy."""
     looping.collate = collate  # type: ignore[attr-defined]  # what differs between the ways
     torch.manual_seed(settings.seed)
-    labels = labels_of("intent", data.train)
+    labels = IntentTask.classes(data.train)
     checkpoint = load(str(settings.encoder), "intent", window=LENGTH, labels=labels, head_required=False)
     task = make_task("intent", labels=labels)
     generator = np.random.default_rng(settings.seed)

@@ -17,8 +17,8 @@ from zhaiju.data.examples import TAG, Context, QAExample, SlotExample, check_tex
 from zhaiju.data.formats import ReadLog, gold_answers, gold_choices, load_contexts, read_qa
 from zhaiju.data.jsonstream import JSONStream
 from zhaiju.data.labelled import gold_labels, gold_tags, has_splits, kind_of, read_intents, read_slots
-from zhaiju.data.readers import paragraphs_of
 from zhaiju.errors import DataError
+from zhaiju.tasks.readers import paragraphs_of
 
 PARAGRAPHS = [
     Context(text, str(place))

@@ -47,9 +47,9 @@ def test_a_list_gives_a_list_and_the_same_as_one_by_one(runs):
 
 def test_what_a_model_cannot_do_is_said(runs):
     selector = zhaiju.load(str(runs / "select"))
-    with pytest.raises(zhaiju.ConfigError, match="this is no reader"):
+    with pytest.raises(zhaiju.ConfigError, match="no checkpoint for read is loaded here"):
         selector.read(QUESTION, CONTEXTS[0])
-    with pytest.raises(zhaiju.ConfigError, match="there is no selector"):
+    with pytest.raises(zhaiju.ConfigError, match="no checkpoint for select is loaded here"):
         zhaiju.load(str(runs / "intent")).select(QUESTION, CONTEXTS)
     with pytest.raises(zhaiju.CheckpointError, match="is a checkpoint for select, expected one for read"):
         zhaiju.load(str(runs / "select"), task="read")
@@ -71,7 +71,7 @@ def test_a_checkpoint_does_its_own_task_and_says_what_the_others_need(runs, task
         if name == task or (task == "read" and name in ("answer", "select")):  # words select where no model does
             assert call(model).id == "0"
             continue
-        with pytest.raises(zhaiju.ConfigError, match=r"no selector|no reader|no intent classifier|no slot tagger"):
+        with pytest.raises(zhaiju.ConfigError, match=r"no checkpoint for \w+ is loaded here"):
             call(model)
 
 

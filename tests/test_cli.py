@@ -16,6 +16,7 @@ from checkpoints import INTENTS, SLOTTED
 from zhaiju import cli
 from zhaiju.data.examples import SelectPrediction
 from zhaiju.errors import ConfigError
+from zhaiju.tasks import TASKS
 
 SAMPLE = resources("zhaiju.starter") / "sample"
 SHAPE = ["--scratch", "--layers", "1", "--hidden", "16", "--heads", "2", "--intermediate", "32", "--lr", "0.001"]
@@ -546,12 +547,7 @@ def test_written_predictions_score_as_the_checkpoint_does(run, labelled, tmp_pat
     assert (scored["count"], scored["missing_ids"]) == (len(INTENTS), [])
     code, plain, _ = run("score", gold, out)
     assert code == 0
-    shown = (
-        ["count", "accuracy", "macro_f1"]
-        if task == "intent"
-        else ["count", "f1", "token_accuracy", "sentence_accuracy"]
-    )
-    assert ast.literal_eval(plain) == {name: scored[name] for name in shown}
+    assert ast.literal_eval(plain) == {name: scored[name] for name in ("count", *TASKS[task].figures)}
 
 
 @pytest.mark.parametrize("task", ["intent", "slots"])

@@ -14,8 +14,8 @@ from zhaiju.data.examples import IntentExample
 from zhaiju.data.formats import ReadLog
 from zhaiju.data.vocabulary import build_tokenizer
 from zhaiju.errors import DataError
-from zhaiju.tasks import IntentTask
-from zhaiju.training.run import TrainData, labels_of, load_train_data, train
+from zhaiju.tasks import TASKS, IntentTask
+from zhaiju.training.run import TrainData, load_train_data, train
 
 LABELS = ("book", "oos", "weather")
 TASK = IntentTask(LABELS)
@@ -104,10 +104,10 @@ def test_an_utterance_without_a_class_cannot_be_scored_or_trained_on():
 
 def test_the_classes_of_a_training_are_those_of_its_examples_in_order():
     made = [IntentExample(str(number), "x", label) for number, label in enumerate(["weather", "book", "oos", "book"])]
-    assert labels_of("intent", made) == LABELS
-    assert labels_of("read", made) == ()
+    assert TASKS["intent"].classes(made) == LABELS
+    assert TASKS["read"].classes(made) == ()
     with pytest.raises(DataError, match="row 9: intent: no intent to train on"):
-        labels_of("intent", [*made, IntentExample("9", "x", None)])
+        TASKS["intent"].classes([*made, IntentExample("9", "x", None)])
 
 
 TINY = TrainSettings(

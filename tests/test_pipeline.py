@@ -178,5 +178,5 @@ def test_what_is_no_question_with_its_context_is_said(qa, inputs, named, error, 
 
 
 def test_a_selector_is_no_reader():
-    with pytest.raises(zhaiju.ConfigError, match="this is no reader"):
+    with pytest.raises(zhaiju.ConfigError, match="no checkpoint for read is loaded here"):
         zhaiju.load("starter", task="select")(question=QUESTION, context=CONTEXT)

@@ -16,10 +16,10 @@ from zhaiju.data.formats import ReadLog
 from zhaiju.data.labelled import repair_bio, sentence_example
 from zhaiju.data.vocabulary import KINDS, build_tokenizer
 from zhaiju.errors import DataError
-from zhaiju.tasks import SlotsTask
+from zhaiju.tasks import TASKS, SlotsTask
 from zhaiju.tasks.base import IGNORED
 from zhaiju.tasks.slots import best_tags
-from zhaiju.training.run import labels_of, load_train_data
+from zhaiju.training.run import load_train_data
 
 LABELS = ("O", "B-a", "I-a", "B-b", "I-b")
 TASK = SlotsTask(LABELS)
@@ -368,7 +368,7 @@ def test_an_i_tag_without_its_beginning_is_repaired_or_refused_on_the_way_to_tra
 
 def test_the_tags_of_a_training_are_those_of_its_kinds_whether_or_not_both_occur():
     made = [SlotExample("1", ("a", "b"), ("O", "B-b")), SlotExample("2", ("a",), ("I-a",))]
-    assert labels_of("slots", made) == LABELS
-    assert labels_of("slots", made[:1]) == ("O", "B-b", "I-b")
+    assert TASKS["slots"].classes(made) == LABELS
+    assert TASKS["slots"].classes(made[:1]) == ("O", "B-b", "I-b")
     with pytest.raises(DataError, match="row 3: tags: no tags to train on"):
-        labels_of("slots", [SlotExample("3", ("a",), None)])
+        TASKS["slots"].classes([SlotExample("3", ("a",), None)])

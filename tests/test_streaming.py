@@ -18,14 +18,15 @@ from checkpoints import INTENTS, LABELS, SLOTTED
 from zhaiju import cli
 from zhaiju.data.examples import QAExample, ReadPrediction, SelectPrediction
 from zhaiju.data.formats import load_contexts, read_qa
-from zhaiju.data.readers import open_examples
 from zhaiju.errors import DataError
 from zhaiju.files import atomic_directory
 from zhaiju.inference import engine as engine_module
 from zhaiju.inference.engine import make_engine
 from zhaiju.modeling import memory
 from zhaiju.modeling.checkpoint import Meta, Shape, from_scratch, load, save
-from zhaiju.training.evaluate import Tally, tables, together
+from zhaiju.tasks import TASKS
+from zhaiju.tasks.readers import open_examples
+from zhaiju.training.evaluate import Tally, together
 
 SAMPLE = resources("zhaiju.starter") / "sample"
 SMALL = Shape(layers=1, hidden=16, heads=2, intermediate=32, positions=256)
@@ -103,16 +104,18 @@ def test_of_many_questions_few_are_held_at_a_time(run, checkpoints, tmp_path, mo
         values = rows(MANY)
     data, held, seen = write(tmp_path / "q.json", values), {}, 0
 
-    def watch(prediction, *rest, original=cli._answer_value):
+    task = TASKS["select" if command == "select" else "read"]
+
+    def watch(prediction, threshold=None, original=task.value):
         nonlocal seen
         seen += 1
         if seen % 300 == 0:
             for kind in (QAExample, ReadPrediction, SelectPrediction):
                 held[kind] = max(held.get(kind, 0), alive(kind))
-        return original(prediction, *rest)
+        return original(prediction, threshold)
 
     monkeypatch.setattr(engine_module, "POOL_TOKENS", 4096)  # these texts are short: a pool would be most of them
-    monkeypatch.setattr(cli, "_answer_value", watch)
+    monkeypatch.setattr(task, "value", watch)
     monkeypatch.setattr(cli, "asdict", lambda prediction: {"answer": watch(prediction)})
     given = {
         "read": ["predict", checkpoints / "read", data],
@@ -145,7 +148,7 @@ def test_nothing_is_left_of_a_run_that_ends_early(run, checkpoints, tmp_path, mo
             raise stop("over")
         return "x"
 
-    monkeypatch.setattr(cli, "_answer_value", answer)
+    monkeypatch.setattr(TASKS["read"], "value", answer)
     monkeypatch.setattr(cli, "asdict", lambda prediction: {"answer": answer(prediction)})
     code, out, err = run("predict", checkpoints / "read", tmp_path / "q.json", "-o", tmp_path / name)
     assert (code, out) == (130 if stop is KeyboardInterrupt else 2, "")
@@ -224,7 +227,7 @@ def test_figures_of_what_is_kept_are_those_of_everything(checkpoints, task):
     assert {name: table.tolist() for name, table in kept.ratios.items()} == {
         name: table.tolist() for name, table in judgement.ratios.items()
     }
-    assert tables(task, tally.examples, tally.predictions) == tables(task, examples, predictions)
+    assert chosen.tables(tally.examples, tally.predictions) == chosen.tables(examples, predictions)
     assert sum(tally.outcomes().values()) == (len(examples) if task == "read" else 0)
     texts = {text for example in examples for text in example.texts}
     assert not texts & {text for example in tally.examples for text in example.texts}

@@ -405,7 +405,7 @@ def test_training_examples_are_scored_beside_the_dev_set_where_asked_for(tmp_pat
         (entry,) = [entry for entry in read_metrics(tmp_path / name) if entry["event"] == "evaluate"]
         evaluated.append(entry)
         assert _equal(tmp_path / name / "last", tmp_path / "none" / "last")  # it changes nothing else
-    primary = TASKS[task].primary_metric
+    primary = TASKS[task].figures[0]
     expected = {f"train_{primary}", "train_loss"} if task in ("intent", "slots") else {f"train_{primary}"}
     for entry, wished in zip(evaluated, (set(), expected, expected), strict=True):
         assert {name for name in entry if name.startswith("train_")} == wished

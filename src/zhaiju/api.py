@@ -10,7 +10,6 @@ from typing import Any, TypeVar, cast, overload
 from zhaiju.corpus.features import ranking
 from zhaiju.corpus.joined import join_up
 from zhaiju.data.examples import (
-    Context,
     IntentExample,
     IntentPrediction,
     QAExample,
@@ -18,6 +17,7 @@ from zhaiju.data.examples import (
     SelectPrediction,
     SlotExample,
     SlotPrediction,
+    asked_of,
     wrong_type,
 )
 from zhaiju.data.labelled import sentence_example
@@ -26,18 +26,12 @@ from zhaiju.inference.answer import Answerer, Joint
 from zhaiju.inference.backends import AUTO
 from zhaiju.inference.engine import Engine, Predictor, make_engine
 from zhaiju.modeling.checkpoint import STARTER, Checkpoint, load, read_meta, resolve
-from zhaiju.tasks import SelectTask
+from zhaiju.tasks import TASKS, SelectTask, known
 from zhaiju.tasks.base import Task
 from zhaiju.tasks.read import ReadTask
 
 PredictionT = TypeVar("PredictionT")
 
-_NEEDS = {
-    "select": "there is no selector; load one, or give a reader selector=…",
-    "read": "this is no reader; load one to read and to answer",
-    "intent": "this is no intent classifier; load one",
-    "slots": "this is no slot tagger; load one",
-}
 # Arguments of transformers' former pipeline that have no counterpart, and why.
 _WINDOWS = "windows are those that the checkpoint was trained with, and nothing is cut"
 _GONE = dict.fromkeys(("max_seq_len", "doc_stride", "max_question_len", "padding"), _WINDOWS) | {
@@ -145,8 +139,32 @@ class Model:
 
     def _part(self, name: str) -> tuple[Predictor, Task[Any, Any]]:
         if name not in self.parts:
-            raise ConfigError(_NEEDS[name])
+            known(name)
+            raise ConfigError(f"no checkpoint for {name} is loaded here, only for {', '.join(self.parts)}; load one")
         return self.parts[name]
+
+    def predict(self, task: str, inputs: Any) -> Any:
+        """Predict for any task.
+
+        Args:
+            task: A key of `zhaiju.tasks.TASKS`.
+            inputs: A mapping with the task's `fields` ({"question": …, "context": …}), or a list of such.
+
+        Returns:
+            The task's prediction, or a list of them.
+
+        Raises:
+            DataError: an input does not hold what it should, or does not fit the window.
+            ConfigError: nothing is loaded for the task.
+        """
+        self._part(task)
+        many = not isinstance(inputs, Mapping)
+        rows = _several(inputs, "inputs", "a mapping, or a list of them") if many else [inputs]
+        for row in rows:
+            if not isinstance(row, Mapping):
+                raise wrong_type(row, "inputs", f"a mapping of {' and '.join(TASKS[task].fields)}")
+        examples = [TASKS[task].example(str(place), row) for place, row in enumerate(rows)]
+        return _one(self._predict(task, examples), many)
 
     def _predict(self, name: str, examples: Sequence[Any]) -> list[Any]:
         engine, task = self._part(name)
@@ -170,7 +188,7 @@ class Model:
         self._part("read")
         asked, many = _list(question, "question")
         told, _ = _list(context, "context")
-        examples = [_example(index, text, [paragraph]) for index, text, paragraph in _pairs(asked, told)]
+        examples = [asked_of(str(index), text, [paragraph]) for index, text, paragraph in _pairs(asked, told)]
         return _one(self._predict("read", examples), many)
 
     def __call__(
@@ -221,7 +239,7 @@ class Model:
             null_threshold=-inf if handle_impossible_answer else None,  # below: say so whatever it is
         )
         pairs, many = _asked(inputs, question, context)
-        examples = [_example(index, asked, [told]) for index, (asked, told) in enumerate(pairs)]
+        examples = [asked_of(str(index), asked, [told]) for index, (asked, told) in enumerate(pairs)]
         found = [_answers(one, top_k, handle_impossible_answer) for one in engine.predict(task, examples)]
         return _one([answers if top_k > 1 else answers[0] for answers in found], many)
 
@@ -350,12 +368,7 @@ def _examples(question: Any, contexts: Any) -> tuple[list[QAExample], bool]:
     asked, many = _list(question, "question")
     told = _several(contexts, "contexts", "a list of paragraphs")
     groups = [_several(one, "contexts", "a list of paragraphs for each") for one in told] if many else [told]
-    return [_example(index, text, paragraphs) for index, text, paragraphs in _pairs(asked, groups)], many
-
-
-def _example(index: int, question: str, paragraphs: Sequence[str]) -> QAExample:
-    contexts = tuple(Context(text, str(place)) for place, text in enumerate(paragraphs))
-    return QAExample(str(index), question, contexts, relevant=0 if len(contexts) == 1 else None)
+    return [asked_of(str(index), text, paragraphs) for index, text, paragraphs in _pairs(asked, groups)], many
 
 
 def _one(results: list[PredictionT], many: bool) -> PredictionT | list[PredictionT]:

@@ -33,14 +33,12 @@ if TYPE_CHECKING:
     from zhaiju.corpus.replica import Replication
     from zhaiju.data.examples import QAExample, ReadPrediction
     from zhaiju.data.formats import ReadLog
-    from zhaiju.data.readers import Examples
     from zhaiju.inference.engine import Engine, Predictor
     from zhaiju.modeling.checkpoint import Checkpoint
+    from zhaiju.tasks.base import Task
+    from zhaiju.tasks.readers import Examples
     from zhaiju.training.profile import Profile
 
-# The tasks, and under which name the column of a CSV has their predictions.
-COLUMNS = {"select": "answer", "read": "answer", "intent": "intent", "slots": "tags"}
-SHOWN = ("em", "f1", "accuracy", "sentence_accuracy")  # figures that a training tells of at each evaluation
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 AGAIN_SECONDS = 0.02  # until a signal that could not be answered is sent again
 NAMED = 5  # ids that a message names before it says how many more there are
@@ -502,8 +500,10 @@ def train(
     **settings: Any,
 ) -> None:
     """Train a task; leave a run directory with the best and the last checkpoint."""
+    from zhaiju.tasks import known
+
+    known(task)
     chosen = load_settings(config, settings)
-    _known_task(task)
     if output is None and profile is None:
         raise ConfigError("no directory for the run: name one with -o")
     from zhaiju.training.processes import is_first
@@ -593,7 +593,10 @@ def _print_profile(found: Profile, as_json: bool) -> None:
 
 
 def _shown(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {metrics[name]:.4f}" for name in SHOWN if name in metrics)
+    from zhaiju.tasks import TASKS
+
+    figures = dict.fromkeys(name for task in TASKS.values() for name in task.figures)
+    return ", ".join(f"{name} {metrics[name]:.4f}" for name in figures if name in metrics)
 
 
 def _with_settings(command: Any) -> Any:
@@ -677,12 +680,12 @@ def evaluate(
     with (
         _reading(data, examples),
         ui.progress("evaluating", examples.count) as advance,
-        _writing_details(details, outcomes=name == "read") as write,
+        _writing_details(details, outcomes=bool(chosen.outcomes)) as write,
     ):
         for example, prediction in evaluation.together(partial(predictor.predict, chosen, progress=advance), examples):
             write(prediction, tally.add(example, prediction))
         report: dict[str, Any] = tally.report(threshold) | tally.outcomes()
-    shown = evaluation.tables(name, tally.examples, tally.predictions) if tables else {}
+    shown = chosen.tables(tally.examples, tally.predictions) if tables else {}
     if as_json:
         _print_json(report | shown)
         return
@@ -751,12 +754,12 @@ def predict(
     with (
         _reading(source, examples),
         ui.progress("predicting", examples.count) as advance,
-        _writing_predictions(target, COLUMNS[name], threshold) as write,
+        _writing_predictions(target, chosen, threshold) as write,
     ):
         for prediction in engine.predict(chosen, examples, progress=advance):
             write(prediction)
             count += 1
-            abstained += threshold is not None and _least(prediction) < threshold
+            abstained += threshold is not None and chosen.confidence(prediction) < threshold
     report: dict[str, Any] = {"count": count}
     if threshold is not None:
         report |= {"threshold": threshold, "abstained": abstained}
@@ -769,13 +772,6 @@ def _threshold(checkpoint: Checkpoint) -> float:
         found = "no threshold keeps the risk" if checkpoint.meta.calibration else "it was not calibrated"
         raise ConfigError(f"{checkpoint.where} has no threshold to abstain by: {found}; see zhaiju calibrate --risk")
     return threshold
-
-
-def _least(prediction: Any) -> float:
-    """The confidence of a prediction, for slots that of its least sure slot."""
-    if hasattr(prediction, "tags"):
-        return min((span.score for span in prediction.spans), default=1.0)
-    return float(prediction.score)
 
 
 @app.command(
@@ -900,11 +896,11 @@ def answer(
         _reading(source, examples),
         ui.progress("answering", examples.count) as advance,
         _writing_details(details, outcomes=examples.labelled) as write_details,
-        _writing_predictions(target, COLUMNS["read"]) as write,
+        _writing_predictions(target, task) as write,
     ):
         for example, prediction in evaluation.together(partial(answerer.predict, progress=advance), examples):
             kind = None
-            if example.missing("read") is None:
+            if task.missing(example) is None:
                 kind = tally.add(example, prediction)
                 right += prediction.index == example.relevant
             write(prediction)
@@ -1006,38 +1002,16 @@ def score(
 
     Or accuracy for chosen paragraphs and intents, seqeval's F1 for slots.
     """
-    from zhaiju.data.formats import gold_answers, gold_choices
-    from zhaiju.data.labelled import gold_labels, gold_tags, kind_of
-    from zhaiju.tasks import metrics, tagging
+    from zhaiju.tasks import known, metrics, task_of
 
-    if task is not None:
-        _known_task(task)
-    kind = task or kind_of(gold)
     values = _read_predictions(predictions)
-    segmenter = {}
-    known: Mapping[str, Any]
-    if kind == "intent":
-        known = gold_labels(gold, split or "test")
-        found = [str(values.get(row, "")) for row in known]
-        report = tagging.intent_report(list(known.values()), found, [0.0] * len(found))
-        report.pop("oos_auroc", None)  # these files have no confidences
-        primary = ["count", "accuracy", "macro_f1"]
-    elif kind == "slots":
-        tags = known = gold_tags(gold, _bio(bio))
-        predicted = [_tags(row, values.get(row), len(own), predictions) for row, own in tags.items()]
-        report = tagging.slot_report(list(tags.values()), predicted, [[1] * len(own) for own in tags.values()])
-        report = {name: value for name, value in report.items() if not name.endswith("_all_pieces")}  # nor pieces
-        primary = ["count", "f1", "token_accuracy", "sentence_accuracy"]
-    elif task == "select" or (task is None and values and all(isinstance(value, int) for value in values.values())):
-        choices = known = gold_choices(gold)
-        report = metrics.accuracy([_is_choice(values.get(row), choice) for row, choice in choices.items()])
-        primary = ["count", "accuracy"]
-    else:
-        answers = known = gold_answers(gold)
-        report = metrics.score_answers(answers, {row: str(value) for row, value in values.items()})
-        segmenter = {"segmenter": metrics.segmenter()}
-        primary = ["count", "em", "f1"]
-    lost = metrics.missing(known, values)
+    scored = task_of(gold, values) if task is None else known(task)
+    right = scored.gold(gold, split=split or "test", bio=_bio(bio))
+    with _reading(predictions):
+        report = scored.score_values(right, values)
+    segmenter = {"segmenter": metrics.segmenter()} if scored.outcomes else {}
+    primary = ["count", *scored.figures]
+    lost = metrics.missing(right, values)
     if lost:
         ui.note(
             f"{len(lost)} of {report['count']} ids have no prediction and score 0: {', '.join(lost[:NAMED])}"
@@ -1049,22 +1023,6 @@ def score(
         print({name: report[name] for name in primary})
         others = ", ".join(f"{name} {value:.4f}" for name, value in report.items() if name not in (*primary, "missing"))
         ui.note(others + "".join(f"; words cut by {name}" for name in segmenter.values()))
-
-
-def _is_choice(value: str | int | None, choice: int) -> bool:
-    return value is not None and str(value) == str(choice)
-
-
-def _tags(row: str, value: str | int | None, count: int, path: Path) -> list[str]:
-    """Predicted tags. Where there are none, tags that no gold has: a missing row scores 0, its O included."""
-    if value is None:
-        return ["?"] * count
-    tags = str(value).split()
-    if len(tags) != count:
-        raise DataError(
-            "not as many tags as words", file=path, row=row, field="tags", found=tags, expected=f"{count} tags"
-        )
-    return tags
 
 
 def _bio(value: str) -> Any:
@@ -1526,16 +1484,12 @@ def _reading(path: Path, examples: Examples | None = None) -> Iterator[None]:
         _report_log(examples.log)
 
 
-def _known_task(task: str) -> None:
-    if task not in COLUMNS:
-        raise ConfigError(f"task {task!r} is not one of {', '.join(COLUMNS)}")
-
-
 def _task_name(what: str, task: str | None) -> str:
-    if task is not None:
-        _known_task(task)
     from zhaiju.modeling.checkpoint import read_meta, resolve
+    from zhaiju.tasks import known
 
+    if task is not None:
+        known(task)
     own = read_meta(resolve(what, task)).task
     if None not in (task, own) and task != own:  # said here, before the data is read as the wrong kind
         raise CheckpointError(f"{what} is a checkpoint for {own}, expected one for {task}")
@@ -1562,7 +1516,7 @@ def _read_examples(
     task: str, data: Path, context: Path | None, skip_faulty: bool, *, split: str = "test", bio: str = "repair"
 ) -> list[Any]:
     from zhaiju.data.formats import ReadLog
-    from zhaiju.data.readers import read_all
+    from zhaiju.tasks.readers import read_all
 
     log = ReadLog(skip_faulty=skip_faulty)
     examples = read_all(task, data, context=context, split=split, bio=_bio(bio), log=log)
@@ -1574,7 +1528,7 @@ def _open_examples(
     task: str, data: Path, context: Path | None, skip_faulty: bool, *, split: str = "test", bio: str = "repair"
 ) -> Examples:
     """The same one by one, however many there are."""
-    from zhaiju.data.readers import open_examples
+    from zhaiju.tasks.readers import open_examples
 
     examples = open_examples(task, data, context=context, split=split, bio=_bio(bio), skip_faulty=skip_faulty)
     _report_log(examples.log)
@@ -1634,29 +1588,6 @@ def _answer_in_parts(
     _print_figures(output, asdict(report), as_json)
 
 
-def _answer_value(prediction: Any, threshold: float | None = None) -> str | int:
-    """What a predictions file has; below a threshold "", and no slot whose least sure word is below it."""
-    if hasattr(prediction, "tags"):
-        from zhaiju.tasks.tagging import entities
-
-        tags = list(prediction.tags)
-        for _, start, end in entities(tags) if threshold is not None else ():
-            if min(prediction.scores[start:end]) < threshold:
-                tags[start:end] = ["O"] * (end - start)
-        return " ".join(tags)
-    if threshold is not None and prediction.score < threshold:
-        return ""
-    if hasattr(prediction, "answer"):
-        return str(prediction.answer)
-    if hasattr(prediction, "label"):
-        return str(prediction.label)
-    return _paragraph(str(prediction.source))
-
-
-def _paragraph(source: str) -> str | int:
-    return int(source) if re.fullmatch("0|[1-9][0-9]{0,17}", source) else source  # "007" and "²" are names
-
-
 def _check_output(*paths: Path | None) -> None:
     """Refuse at once what could only be refused after all the work."""
     for path in paths:
@@ -1665,20 +1596,22 @@ def _check_output(*paths: Path | None) -> None:
 
 
 @contextmanager
-def _writing_predictions(path: Path, column: str, threshold: float | None = None) -> Iterator[Callable[[Any], None]]:
+def _writing_predictions(
+    path: Path, task: Task[Any, Any], threshold: float | None = None
+) -> Iterator[Callable[[Any], None]]:
     """A function that writes one prediction; the file appears once all are written."""
     suffix = path.suffix.lower()
     if suffix == ".csv":
         with files.atomic_open(path) as stream:
             writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(["id", column])
-            yield lambda prediction: writer.writerow([prediction.id, _answer_value(prediction, threshold)])
+            writer.writerow(["id", task.column])
+            yield lambda prediction: writer.writerow([prediction.id, task.value(prediction, threshold)])
     elif suffix in (".jsonl", ".ndjson"):
         with _writing_details(path, outcomes=False) as write:
             yield lambda prediction: write(prediction, None)
     else:
         with files.atomic_object(path) as write_entry:
-            yield lambda prediction: write_entry(prediction.id, _answer_value(prediction, threshold))
+            yield lambda prediction: write_entry(prediction.id, task.value(prediction, threshold))
 
 
 @contextmanager
@@ -1732,7 +1665,11 @@ def _row_predictions(path: Path) -> Iterable[tuple[str, str | int]]:
     from zhaiju.data import parquet
     from zhaiju.data.examples import check_text
     from zhaiju.data.jsonstream import parse_json_line, read_lines
+    from zhaiju.tasks import TASKS
+    from zhaiju.tasks.select import number_or_name
 
+    # Of the last task first: what reads quotes names the source beside the answer.
+    names = list(dict.fromkeys(list(task.columns)[1] for task in reversed(TASKS.values())))
     rows: Iterable[tuple[int, Any]] = (
         enumerate(parquet.rows(path), 1)
         if path.suffix.lower() in parquet.SUFFIXES
@@ -1742,32 +1679,33 @@ def _row_predictions(path: Path) -> Iterable[tuple[str, str | int]]:
         where = f"line {number}"
         if not isinstance(row, dict) or not isinstance(row.get("id"), str):
             raise DataError("no prediction", file=path, row=where, field="id", expected="an object with a text id")
-        name = next((name for name in ("answer", "tags", "label", "source") if name in row), None)
+        name = next((name for name in names if name in row), None)
         value = row.get(name) if name else None
         if isinstance(value, list) and all(isinstance(tag, str) for tag in value):
             value = " ".join(value)
         if not isinstance(value, str):
-            expected = "answer, tags, label or source"
-            raise DataError("no prediction", file=path, row=where, field=name, expected=expected)
+            raise DataError("no prediction", file=path, row=where, field=name, expected=" or ".join(names))
         try:
             check_text(value, name or "", empty_allowed=True)
         except DataError as error:
             raise error.located(file=path, row=row["id"]) from None
-        yield row["id"], _paragraph(value) if name == "source" else value
+        yield row["id"], number_or_name(value) if name == "source" else value
 
 
 def _csv_predictions(path: Path) -> Iterable[tuple[str, str]]:
     from zhaiju.data.jsonstream import open_text, read_text_chunk
+    from zhaiju.tasks import TASKS
 
+    columns = list(dict.fromkeys(task.column for task in TASKS.values()))
     with open_text(path) as stream:
         text = read_text_chunk(stream, path)
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     rows = csv.DictReader(io.StringIO(text, newline=""))
     try:
         names = set(rows.fieldnames or ())
-        column = next((name for name in dict.fromkeys(COLUMNS.values()) if name in names), None)
+        column = next((name for name in columns if name in names), None)
         if column is None or "id" not in names:
-            expected = "id and one of " + ", ".join(dict.fromkeys(COLUMNS.values()))
+            expected = "id and one of " + ", ".join(columns)
             raise DataError("wrong columns", file=path, found=rows.fieldnames, expected=expected)
         for number, row in enumerate(rows, 2):
             if row["id"] is None or row[column] is None:

@@ -35,12 +35,13 @@ from zhaiju.corpus.features import fingerprint
 from zhaiju.corpus.joined import join_up
 from zhaiju.data import parquet
 from zhaiju.data.formats import JSONL_SUFFIXES, ReadLog, load_contexts
-from zhaiju.data.readers import paragraphs_of, read_examples
 from zhaiju.data.storage import Storage, is_local, local, lock
 from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError, ZhaijuError
 from zhaiju.inference.answer import Shortcuts
 from zhaiju.inference.engine import Engine, open_engine
 from zhaiju.modeling.checkpoint import STARTER, Checkpoint, resolve
+from zhaiju.tasks import TASKS
+from zhaiju.tasks.readers import paragraphs_of
 
 if TYPE_CHECKING:
     from zhaiju.data.examples import Context
@@ -56,27 +57,7 @@ MOST_TRIES = 5  # of a part, on a cluster
 
 _VERSION = 1
 _NAMESPACE = "zhaiju"
-_QUESTIONS = (ANSWER, "read", "select")
 _ROWS = JSONL_SUFFIXES | parquet.SUFFIXES  # what is read in a folder of input
-_QUOTE = {
-    "id": "string",
-    "answer": "string",
-    "start": "int32",
-    "end": "int32",
-    "score": "float64",
-    "source": "string",
-    "index": "int32",
-    "null_score": "float64",
-    "selected": "float64",
-}
-_SPAN = {"label": "string", "text": "string", "start": "int32", "end": "int32", "score": "float64"}
-COLUMNS: Mapping[str, Mapping[str, Any]] = {
-    ANSWER: _QUOTE,
-    "read": _QUOTE,
-    "select": {"id": "string", "index": "int32", "source": "string", "score": "float64"},
-    "intent": {"id": "string", "label": "string", "score": "float64"},
-    "slots": {"id": "string", "tags": ["string"], "spans": [_SPAN]},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +178,7 @@ class Work:
             DataError: course rows without any.
         """
         context: str | Path | None = None
-        if self.reads in _QUESTIONS:
+        if TASKS[self.reads].over_paragraphs:
             context = self.context
             if context is None and is_local(data):
                 context = paragraphs_of(self.reads, Path(data), None)
@@ -214,7 +195,7 @@ class Work:
     ) -> Iterator[Any]:
         """The examples of a file, without those of its first `start` rows."""
         log = log or ReadLog(skip_faulty=self.skip_faulty)
-        return read_examples(self.reads, path, contexts=contexts, split=self.split, bio=self.bio, log=log, start=start)
+        return TASKS[self.reads].read(path, contexts=contexts, split=self.split, bio=self.bio, log=log, start=start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +318,7 @@ def plan(
                         seen.add(example.id)
                 cut.append((first, len(taken), _digest(example.id for example in taken), _content(taken)))
                 first += len(taken)
-            seekable = not log.skipped and work.reads in _QUESTIONS
+            seekable = not log.skipped and TASKS[work.reads].over_paragraphs
             for first, rows, ids, content in cut:
                 parts.append(Part(len(parts), address, first, rows, seekable, ids, content))
             name = address.rstrip("/").rpartition("/")[2]
@@ -388,12 +369,12 @@ class Worker:
         if _content(examples) != part.content:
             raise DataError("rows are others than when the work was planned", file=part.address, row=f"#{part.first}")
         try:
-            rows = [_row(prediction, self._work.task) for prediction in self._predict(examples)]
+            rows = [TASKS[self._work.reads].row(prediction) for prediction in self._predict(examples)]
         except DataError as error:
             raise error.located(file=part.address) from None
         if _digest(row["id"] for row in rows) != part.ids:
             raise AssertionError(f"{name}: predictions do not belong to their rows")
-        self._storage.write(name, encode(rows, self._work.task, self._kind))
+        self._storage.write(name, encode(rows, self._work.reads, self._kind))
 
     def close(self) -> None:
         """Let go of the input."""
@@ -610,7 +591,7 @@ def encode(rows: Sequence[Mapping[str, Any]], task: str, kind: str) -> bytes:
     if kind == "jsonl":
         return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
     pa, pq = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    schema = pa.schema([(name, _type(pa, type_)) for name, type_ in COLUMNS[task].items()])
+    schema = pa.schema([(name, _type(pa, type_)) for name, type_ in TASKS[task].columns.items()])
     stream = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), stream, compression="zstd")
     return bytes(stream.getvalue().to_pybytes())
@@ -631,13 +612,6 @@ def _type(pa: Any, type_: Any) -> Any:
     if isinstance(type_, dict):
         return pa.struct([(name, _type(pa, inner)) for name, inner in type_.items()])
     return getattr(pa, type_)()
-
-
-def _row(prediction: Any, task: str) -> dict[str, Any]:
-    row = {name: getattr(prediction, name) for name in COLUMNS[task]}
-    if task == "slots":
-        row |= {"tags": list(row["tags"]), "spans": [asdict(span) for span in row["spans"]]}
-    return row
 
 
 def _addresses(data: str) -> list[str]:

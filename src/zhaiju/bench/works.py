@@ -14,9 +14,9 @@ from typing import Any
 
 from zhaiju.bench.workers import Way
 from zhaiju.data.formats import load_contexts, read_qa
-from zhaiju.data.readers import read_all
 from zhaiju.inference.export import export, quantise
 from zhaiju.modeling.checkpoint import GRAPHS, Checkpoint, Meta, Shape, from_scratch, load, save
+from zhaiju.tasks.readers import read_all
 
 BERT = Shape(layers=12, hidden=768, heads=12, intermediate=3072)
 MINILM = Shape(layers=6, hidden=384, heads=12, intermediate=1536)

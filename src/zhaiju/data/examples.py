@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 from zhaiju.errors import DataError, verbatim
 
@@ -151,11 +153,15 @@ class QAExample:
         """What scoring needs of it: gold and the number of paragraphs, but none of their texts."""
         return replace(self, question=_NO_TEXT, contexts=_no_contexts(len(self.contexts)), answers=())
 
-    def missing(self, task: str) -> str | None:
-        """The field without which a prediction for `task` cannot be scored, if it is not there."""
-        if task == "select":
-            return "relevant" if self.relevant is None else None
-        return None if self.gold or self.impossible else "answers"
+
+def asked_of(identity: str, question: Any, paragraphs: Sequence[Any]) -> QAExample:
+    """A question over paragraphs that are quoted by their place among them; of one it is the relevant one.
+
+    Raises:
+        DataError: a text is empty or none.
+    """
+    contexts = tuple(Context(text, str(place)) for place, text in enumerate(paragraphs))
+    return QAExample(identity, question, contexts, relevant=0 if len(contexts) == 1 else None)
 
 
 _NO_TEXT = "…"
@@ -340,10 +346,6 @@ class IntentExample:
         """What scoring needs of it: the class."""
         return replace(self, text=_NO_TEXT, label=None if self.label is None else sys.intern(self.label))
 
-    def missing(self, task: str = "") -> str | None:
-        """The field without which a prediction cannot be scored, if it is not there."""
-        return "intent" if self.label is None else None
-
 
 @dataclass(frozen=True, slots=True)
 class SlotExample:
@@ -398,10 +400,6 @@ class SlotExample:
         """What scoring needs of it: the tags."""
         tags = None if self.tags is None else tuple(map(sys.intern, self.tags))
         return replace(self, tokens=("",) * len(self.tokens), tags=tags, text=None, offsets=None)
-
-    def missing(self, task: str = "") -> str | None:
-        """The field without which a prediction cannot be scored, if it is not there."""
-        return "tags" if self.tags is None else None
 
     def _as_many(self, values: tuple[object, ...], name: str) -> None:
         if len(values) != len(self.tokens):

@@ -38,7 +38,8 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SPLITS = ("train", "val", "test")
 CONLL_SUFFIXES = {".conll", ".bio", ".txt"}
 
-_Example = TypeVar("_Example", IntentExample, SlotExample)
+_Example = TypeVar("_Example")
+_Label = TypeVar("_Label")
 _Row = tuple[str, Any]  # where it stands, "" for its number in the file; its values, or the fault that it has none
 
 _COMMENT = re.compile(r"# +([^=\s][^=]*?) *= *(.*)")
@@ -88,7 +89,7 @@ def read_intents(path: str | Path, *, split: str | None = None, log: ReadLog | N
             not hold what it should, or at a repeated id.
     """
     path = Path(path)
-    return _examples(path, _intent_rows(path, split), _intent, "text and intent", log)
+    return _examples(path, _intent_rows(path, split), intent_example, "text and intent", log)
 
 
 def read_slots(path: str | Path, *, bio: BIO = "repair", log: ReadLog | None = None) -> Iterator[SlotExample]:
@@ -106,9 +107,30 @@ def read_slots(path: str | Path, *, bio: BIO = "repair", log: ReadLog | None = N
     path = Path(path)
 
     def parse(identity: str, raw: Mapping[str, Any]) -> SlotExample:
-        return _slots(identity, raw, bio, log)
+        return slot_example(identity, raw, bio, log)
 
     return _examples(path, _slot_rows(path), parse, "tokens and tags", log)
+
+
+def read_rows(
+    path: str | Path,
+    parse: Callable[[str, Mapping[str, Any]], _Example],
+    fields: tuple[str, ...],
+    log: ReadLog | None = None,
+) -> Iterator[_Example]:
+    """Read rows of named fields, in the file's order, one at a time: a JSON list, JSONL, Parquet, or a table.
+
+    Args:
+        path: The file.
+        parse: Makes an example of an id and a row.
+        fields: Those that a row has; a table needs one of them as a column.
+        log: With `skip_faulty`, receives the faults of the rows left out.
+
+    Raises:
+        DataError: as `read_intents` does.
+    """
+    path = Path(path)
+    return _examples(path, _rows(path, fields), parse, " and ".join(fields), log)
 
 
 def kind_of(path: str | Path) -> Literal["intent", "slots"] | None:
@@ -173,7 +195,8 @@ def gold_labels(path: str | Path, split: str | None = None) -> dict[str, str]:
     Raises:
         DataError: as `read_intents` does, or an utterance has no class.
     """
-    return {example.id: example.label or "" for example in _labelled(path, read_intents(path, split=split))}
+    examples = read_intents(path, split=split)
+    return {example.id: _labelled(path, example, "intent", example.label) for example in examples}
 
 
 def gold_tags(path: str | Path, bio: BIO = "repair") -> dict[str, tuple[str, ...]]:
@@ -182,14 +205,13 @@ def gold_tags(path: str | Path, bio: BIO = "repair") -> dict[str, tuple[str, ...
     Raises:
         DataError: as `read_slots` does, or an utterance has no tags.
     """
-    return {example.id: example.tags or () for example in _labelled(path, read_slots(path, bio=bio))}
+    return {example.id: _labelled(path, example, "tags", example.tags) for example in read_slots(path, bio=bio)}
 
 
-def _labelled(path: str | Path, examples: Iterator[_Example]) -> Iterator[_Example]:
-    for example in examples:
-        if (field := example.missing()) is not None:
-            raise DataError(f"no {field} to score against", file=path, row=example.id, field=field)
-        yield example
+def _labelled(path: str | Path, example: IntentExample | SlotExample, field: str, label: _Label | None) -> _Label:
+    if label is None:
+        raise DataError(f"no {field} to score against", file=path, row=example.id, field=field)
+    return label
 
 
 def sentence_example(identity: str, text: str) -> SlotExample:
@@ -257,11 +279,21 @@ def _identity(value: object) -> str:
     return check_text(str(value), "id")
 
 
-def _intent(identity: str, raw: Mapping[str, Any]) -> IntentExample:
+def intent_example(identity: str, raw: Mapping[str, Any]) -> IntentExample:
+    """An utterance and, where the row has it, its class.
+
+    Raises:
+        DataError: the row does not hold what it should.
+    """
     return IntentExample(identity, raw.get("text"), raw.get("intent", raw.get("label")))  # type: ignore[arg-type]
 
 
-def _slots(identity: str, raw: Mapping[str, Any], bio: BIO, log: ReadLog | None) -> SlotExample:
+def slot_example(identity: str, raw: Mapping[str, Any], bio: BIO = "repair", log: ReadLog | None = None) -> SlotExample:
+    """An utterance as words, or as a sentence to be cut into words, and, where the row has them, its tags.
+
+    Raises:
+        DataError: the row does not hold what it should.
+    """
     tags = _texts(raw.get("tags"), "tags", "tags")
     if raw.get("tokens") is None and raw.get("text") is not None:
         if tags is not None:
@@ -297,14 +329,20 @@ def _texts(value: object, name: str, what: str) -> tuple[str, ...] | None:
     return tuple(value)
 
 
-def _intent_rows(path: Path, split: str | None) -> Iterator[_Row]:
+def _rows(
+    path: Path, fields: tuple[str, ...], of_object: Callable[[JSONStream], Iterator[_Row]] | None = None
+) -> Iterator[_Row]:
     suffix = path.suffix.lower()
     if suffix in DELIMITERS:
-        yield from _table_rows(path, DELIMITERS[suffix], ("text",))
+        yield from _table_rows(path, DELIMITERS[suffix], fields)
     elif suffix in ROW_SUFFIXES:
         yield from _plain_rows(path)
     else:
-        yield from _json_rows(path, lambda cursor: _clinc_rows(path, cursor, split))
+        yield from _json_rows(path, of_object)
+
+
+def _intent_rows(path: Path, split: str | None) -> Iterator[_Row]:
+    return _rows(path, ("text",), lambda cursor: _clinc_rows(path, cursor, split))
 
 
 def _slot_rows(path: Path) -> Iterator[_Row]:
@@ -312,12 +350,10 @@ def _slot_rows(path: Path) -> Iterator[_Row]:
     if suffix in CONLL_SUFFIXES or (suffix == ".tsv" and not _has_header(path)):
         yield from _conll_rows(path)
     elif suffix in DELIMITERS:
-        for place, raw in _table_rows(path, DELIMITERS[suffix], ("tokens", "text")):
+        for place, raw in _rows(path, ("tokens", "text")):
             yield place, _cut_cells(raw)
-    elif suffix in ROW_SUFFIXES:
-        yield from _plain_rows(path)
     else:
-        yield from _json_rows(path)
+        yield from _rows(path, ())
 
 
 def _json_rows(path: Path, of_object: Callable[[JSONStream], Iterator[_Row]] | None = None) -> Iterator[_Row]:

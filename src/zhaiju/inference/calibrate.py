@@ -23,7 +23,6 @@ from zhaiju.tasks.calibration import (
     risk_coverage,
 )
 
-UNITS = {"select": "question", "read": "question", "intent": "utterance", "slots": "word"}
 CURVE_POINTS = 500
 GRID = tuple(2.0 ** (power / 3) for power in range(-9, 10))  # 1/8 to 8
 MOST_EXAMPLES = 2000  # to fit one number on; spans of thousands of paragraphs would be searched 40 times over
@@ -101,6 +100,8 @@ def calibrate(
     """
     if not examples:
         raise DataError("no labelled example to calibrate on", expected="at least one")
+    for example in examples:
+        task.require(example)
     chosen = np.unique(np.linspace(0, len(examples) - 1, min(len(examples), MOST_EXAMPLES)).astype(int))
     kept = list(engine.predict(_KeepLogits(task), [examples[index] for index in chosen], progress=progress))  # type: ignore[arg-type]
 
@@ -126,7 +127,7 @@ def calibrate(
             ece=_held_out_error(confidence, correct),
             ece_before=expected_calibration_error(before.confidence, before.correct),
             count=len(after.correct),
-            unit=UNITS[task.name],
+            unit=task.unit,
         ),
         before,
         after,

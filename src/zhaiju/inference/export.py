@@ -44,7 +44,6 @@ SMALL = 1024  # values of a constant that stays in the graph
 TOLERANCE = 1e-4  # between logits in fp32
 MOST_LOST = 0.005  # of each figure, in bf16 and int8
 CALIBRATED_ON = 100  # examples whose activations say how to round
-FIGURES = {"read": ("em", "f1"), "select": ("accuracy",), "intent": ("accuracy",), "slots": ("f1", "token_accuracy")}
 
 
 @dataclass(frozen=True)
@@ -232,7 +231,7 @@ def _figures(
     engine: Engine, task: Task[Any, Any], examples: Sequence[Any], progress: Callable[[int], None] | None
 ) -> dict[str, float]:
     report = task.score(examples, list(engine.predict(task, examples, progress=progress)))
-    return {name: report[name] for name in FIGURES[task.name]}
+    return {name: report[name] for name in task.figures}
 
 
 def quantise(graph: Path, output: Path, windows: Sequence[Any], pad_id: int, how: Quantisation = BEST) -> None:

@@ -156,8 +156,8 @@ class Checkpoint:
         own: dict[str, Any] = {"temperature": self.meta.temperature, **self.meta.search}
         if TASKS[name].head.over == "labels":
             own["labels"] = self.labels
-            if name == "slots" and (wrong := not_tags(self.labels)):
-                raise CheckpointError(f"{self.where} tells {wrong!r} apart, expected O, B-… and I-…; is it a tagger?")
+            if (wrong := TASKS[name].refused(self.labels)) is not None:
+                raise CheckpointError(f"{self.where} tells {wrong}")
         own |= {key: value for key, value in settings.items() if value is not None}
         return make_task(name, **own)
 
@@ -685,14 +685,6 @@ def check_encoder(what: str) -> None:
     where = resolve(what)
     _load_config(where, TASKS["select"].head, None)
     load_tokenizer(where)
-
-
-def not_tags(labels: Iterable[str]) -> str | None:
-    """The first of `labels` that is no BIO tag, or an I- tag whose B- tag is missing; "no O"; None if all is well."""
-    names = list(labels)
-    wrong = [name for name in names if name != "O" and not (name[:2] in ("B-", "I-") and name[2:])]
-    wrong += [name for name in names if name[:2] == "I-" and f"B-{name[2:]}" not in names]  # it could never begin
-    return wrong[0] if wrong else None if "O" in names else "no O"
 
 
 def _set_labels(config: Any, labels: Sequence[str] | None) -> None:

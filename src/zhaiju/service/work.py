@@ -12,7 +12,7 @@ from typing import Any, cast
 from zhaiju.api import Model
 from zhaiju.corpus.ask import READ_N_BEST, Answer, Asker, Found, Trust, trust_of
 from zhaiju.corpus.documents import Paragraph
-from zhaiju.data.examples import Context, QAExample, ReadPrediction
+from zhaiju.data.examples import ReadPrediction, asked_of
 from zhaiju.errors import ConfigError, DataError
 from zhaiju.inference.answer import Ranked, join, rank
 from zhaiju.inference.backends import AUTO
@@ -179,15 +179,7 @@ class Worker:
 
     def _quote(self, items: Sequence[schemas.AnswerRequest], ticket: Ticket) -> Iterator[schemas.AnswerResponse]:
         """What `Model.answer` answers, and how the paragraphs were ranked."""
-        examples = [
-            QAExample(
-                str(number),
-                item.question,
-                tuple(Context(text, str(place)) for place, text in enumerate(item.contexts or ())),
-                relevant=0 if len(item.contexts or ()) == 1 else None,
-            )
-            for number, item in enumerate(items)
-        ]
+        examples = [asked_of(str(number), item.question, item.contexts or ()) for number, item in enumerate(items)]
         answerer = self._model(ticket).answerer()
         for example, selected, readings in answerer.readings(examples, answerer.joint):
             yield _answered(join(example, selected, readings, answerer.joint), rank(selected, readings))

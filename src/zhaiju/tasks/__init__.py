@@ -1,25 +1,44 @@
 """The tasks. A fifth one is a file beside these and an entry here."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from zhaiju.data.labelled import kind_of
+from zhaiju.errors import ConfigError
 from zhaiju.tasks.base import Task
 from zhaiju.tasks.intent import IntentTask
 from zhaiju.tasks.read import ReadTask
 from zhaiju.tasks.select import SelectTask
 from zhaiju.tasks.slots import SlotsTask
 
-TASKS: dict[str, type[SelectTask] | type[ReadTask] | type[IntentTask] | type[SlotsTask]] = {
-    "select": SelectTask,
-    "read": ReadTask,
-    "intent": IntentTask,
-    "slots": SlotsTask,
-}
+TASKS: dict[str, type[Task[Any, Any]]] = {task.name: task for task in (SelectTask, ReadTask, IntentTask, SlotsTask)}
 
-__all__ = ["TASKS", "IntentTask", "ReadTask", "SelectTask", "SlotsTask", "make_task"]
+__all__ = ["TASKS", "IntentTask", "ReadTask", "SelectTask", "SlotsTask", "known", "make_task", "task_of"]
+
+
+def known(name: str) -> type[Task[Any, Any]]:
+    """The task of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in TASKS:
+        raise ConfigError(f"task {name!r} is not one of {', '.join(TASKS)}")
+    return TASKS[name]
 
 
 def make_task(name: str, **settings: Any) -> Task[Any, Any]:
     """A task with those of the settings that are its own; None leaves a setting at its default."""
-    own = TASKS[name].__dataclass_fields__
+    own = TASKS[name].__dataclass_fields__  # type: ignore[attr-defined]  # a task is a dataclass
     chosen = {key: value for key, value in settings.items() if key in own and value is not None}
     return TASKS[name](**chosen)
+
+
+def task_of(gold: Path, values: Mapping[str, str | int]) -> type[Task[Any, Any]]:
+    """Which task a labelled file and predictions for it look like."""
+    if (kind := kind_of(gold)) is not None:
+        return TASKS[kind]
+    return SelectTask if values and all(isinstance(value, int) for value in values.values()) else ReadTask

@@ -1,23 +1,30 @@
-"""What a task is: five members that the one engine and the one training loop call.
+"""What a task is: all that differs between tasks, which everything else asks of it.
 
-A task never sees a model. It turns examples into windows, and arrays of logits into predictions.
+A task never sees a model. It reads rows into examples, turns examples into windows, and arrays of logits into
+predictions, which it judges and scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from zhaiju.data.encoding import Encoding, Window
+from zhaiju.data.examples import Context
+from zhaiju.data.formats import ReadLog
+from zhaiju.data.labelled import read_rows
+from zhaiju.errors import DataError
 
 Floats = npt.NDArray[np.float32]
 
-ExampleT_contra = TypeVar("ExampleT_contra", contravariant=True)
-PredictionT_co = TypeVar("PredictionT_co", covariant=True)
+ExampleT = TypeVar("ExampleT")
+PredictionT = TypeVar("PredictionT")
 
 
 IGNORED = -100  # a token that nothing is learnt from
@@ -68,32 +75,192 @@ class Item:
         return sum(map(len, self.windows))
 
 
-class Task(Protocol[ExampleT_contra, PredictionT_co]):
-    """A task of zhaiju; `zhaiju.tasks.TASKS` holds them all."""
+class Task(ABC, Generic[ExampleT, PredictionT]):
+    """A task of zhaiju, a frozen dataclass of what it can be set to; `zhaiju.tasks.TASKS` holds them all.
 
-    name: str
-    head: Head
-    primary_metric: str  # higher is better
+    Examples have an `id`, their `texts`, and `bare()`, what scoring needs of them; predictions have an `id`, a `score`
+    (the confidence, 0..1) and `bare()` too.
 
-    def items(self, example: ExampleT_contra, encoding: Encoding, generator: np.random.Generator) -> list[Item]:
+    Attributes:
+        name: Its name, on the command line and in Python.
+        unit: What is right or wrong: "question", "utterance", "word".
+        head: Its output layer.
+        figures: Names of its figures, the primary one first; of each, higher is better.
+        fields: What a row of it holds without its label: columns of a table, keys of JSON.
+        column: The name of its answer in a table of predictions.
+        columns: Fields of a prediction that are kept in tables of very many, `id` first and the answer second, each
+            with its type: a name of Arrow's, [type] for a list, {field: type} for a record.
+        kept: Settings of a training that belong to the checkpoint, for predicting.
+        over_paragraphs: Whether its rows may point into paragraphs of another file.
+        outcomes: Why a prediction can be right or wrong; none where the task does not tell.
+        temperature: Logits are divided by it (see `zhaiju.tasks.calibration`).
+    """
+
+    name: ClassVar[str]
+    unit: ClassVar[str]
+    head: ClassVar[Head]
+    figures: ClassVar[tuple[str, ...]]
+    fields: ClassVar[tuple[str, ...]]
+    column: ClassVar[str]
+    columns: ClassVar[Mapping[str, Any]]
+    kept: ClassVar[tuple[str, ...]] = ()
+    over_paragraphs: ClassVar[bool] = False
+    outcomes: ClassVar[tuple[str, ...]] = ()
+    temperature: float
+
+    @classmethod
+    def read(
+        cls,
+        path: Path,
+        *,
+        contexts: Sequence[Context] | None = None,
+        split: str | None = None,
+        bio: str = "repair",
+        log: ReadLog | None = None,
+        start: int = 0,
+    ) -> Iterator[ExampleT]:
+        """The examples of a file, in its order; of rows with `fields` as columns or keys, unless a task does better.
+
+        Args:
+            path: The file.
+            contexts: The paragraphs that rows point into.
+            split: Which part of a file that has several: train, val or test.
+            bio: What to do about a malformed tag, strict or repair.
+            log: Receives what was tolerated.
+            start: Rows to pass over, unchecked, where that is possible.
+
+        Raises:
+            DataError: the file does not hold what its layout promises.
+        """
+        return read_rows(path, cls.example, cls.fields, log)
+
+    @classmethod
+    @abstractmethod
+    def example(cls, identity: str, row: Mapping[str, Any]) -> ExampleT:
+        """An example from a row with `fields`, and with its label where the row has it.
+
+        Raises:
+            DataError: the row does not hold what it should.
+        """
+
+    @classmethod
+    @abstractmethod
+    def missing(cls, example: ExampleT) -> str | None:
+        """The field without which a prediction for the example cannot be scored, if it is not there."""
+
+    @classmethod
+    def require(cls, example: ExampleT) -> None:
+        """Refuse an example that nothing can be scored against.
+
+        Raises:
+            DataError: it is `missing` something.
+        """
+        if (field := cls.missing(example)) is not None:
+            row = example.id  # type: ignore[attr-defined]
+            raise DataError(f"no {field} to score against", row=row, field=field)
+
+    @classmethod
+    def classes(cls, examples: Sequence[ExampleT]) -> tuple[str, ...]:
+        """The classes that a training on these examples tells apart, in the order of the logits; () without any.
+
+        Raises:
+            DataError: an example has none.
+        """
+        return ()
+
+    @classmethod
+    def refused(cls, labels: Sequence[str]) -> str | None:
+        """What is wrong with a checkpoint's classes, if they cannot be this task's."""
+        return None
+
+    @abstractmethod
+    def items(self, example: ExampleT, encoding: Encoding, generator: np.random.Generator) -> list[Item]:
         """What one labelled example gives to train on in one epoch."""
-        ...
 
-    def encode(self, example: ExampleT_contra, encoding: Encoding) -> list[Window]:
+    @abstractmethod
+    def encode(self, example: ExampleT, encoding: Encoding) -> list[Window]:
         """All windows to predict from."""
-        ...
 
-    def decode(self, example: ExampleT_contra, windows: Sequence[Window], logits: Sequence[Floats]) -> PredictionT_co:
+    @abstractmethod
+    def decode(self, example: ExampleT, windows: Sequence[Window], logits: Sequence[Floats]) -> PredictionT:
         """The prediction from each window's logits: "choices" [1]; "tokens" [2, T]; "labels" [L] or [T, L]."""
-        ...
 
-    def judge(self, examples: Sequence[Any], predictions: Sequence[Any]) -> Judgement:
+    @classmethod
+    @abstractmethod
+    def judge(cls, examples: Sequence[ExampleT], predictions: Sequence[PredictionT]) -> Judgement:
         """How each prediction stands to its gold; examples and predictions are in the same order."""
-        ...
 
-    def score(self, examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
+    @classmethod
+    @abstractmethod
+    def score(cls, examples: Sequence[ExampleT], predictions: Sequence[PredictionT]) -> dict[str, float]:
         """Figures on 0..1 under flat names; examples and predictions are in the same order."""
-        ...
+
+    @classmethod
+    def tables(
+        cls, examples: Sequence[ExampleT], predictions: Sequence[PredictionT]
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Rows for each class (`classes`), the most frequent mistakes (`confusions`), or nothing."""
+        return {}
+
+    def outcome(self, example: ExampleT, prediction: PredictionT, encoding: Encoding) -> str | None:
+        """Which of `outcomes` a prediction is."""
+        return None
+
+    @classmethod
+    def confidence(cls, prediction: PredictionT) -> float:
+        """How sure a prediction is, 0..1."""
+        return float(prediction.score)  # type: ignore[attr-defined]
+
+    @classmethod
+    @abstractmethod
+    def value(cls, prediction: PredictionT, threshold: float | None = None) -> str | int:
+        """What a predictions file has of a prediction; "" where it is less sure than the threshold."""
+
+    @classmethod
+    def parse(cls, example: ExampleT, value: str | int | None) -> PredictionT:
+        """A prediction from what `value` gave; from None one that is wrong.
+
+        Raises:
+            DataError: it can be no prediction for the example.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def gold(cls, path: Path, *, split: str | None = None, bio: str = "repair") -> Mapping[str, Any]:
+        """What a predictions file is scored against, by id.
+
+        Raises:
+            DataError: the file does not hold it.
+        """
+        found: dict[str, Any] = {}
+        for example in cls.read(path, split=split, bio=bio):
+            try:
+                cls.require(example)
+            except DataError as error:
+                raise error.located(file=path) from None
+            found[example.id] = example  # type: ignore[attr-defined]
+        return found
+
+    @classmethod
+    def score_values(cls, gold: Mapping[str, Any], values: Mapping[str, str | int]) -> dict[str, float]:
+        """Figures of a predictions file, where a row that is not there is wrong.
+
+        Raises:
+            DataError: a value can be no prediction.
+        """
+        examples = list(gold.values())
+        return cls.score(examples, [cls.parse(example, values.get(row)) for row, example in gold.items()])
+
+    @classmethod
+    def row(cls, prediction: PredictionT) -> dict[str, Any]:
+        """The `columns` of a prediction, as plain values."""
+        return {name: _plain(getattr(prediction, name)) for name in cls.columns}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 @dataclass(frozen=True, slots=True)

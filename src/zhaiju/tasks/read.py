@@ -9,24 +9,27 @@ best one takes its place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from zhaiju.data.encoding import Encoding, Pair, Window, cover, locate
-from zhaiju.data.examples import Candidate, QAExample, ReadPrediction, Span
+from zhaiju.data.examples import Candidate, Context, QAExample, ReadPrediction, Span, asked_of, wrong_type
+from zhaiju.data.formats import ReadLog, gold_answers, read_qa
 from zhaiju.errors import DataError
 from zhaiju.tasks import metrics
-from zhaiju.tasks.base import Floats, Head, Item, Judgement, masked, means
+from zhaiju.tasks.base import Floats, Head, Item, Judgement, Task, masked, means
 
 NO_ANSWER = (0, 0)
 TRIES = 4  # windows without an answer to choose one from
 
 
 @dataclass(frozen=True)
-class ReadTask:
+class ReadTask(Task[QAExample, ReadPrediction]):
     """Span reading.
 
     Attributes:
@@ -52,8 +55,50 @@ class ReadTask:
     max_answer_tokens: int | None = None
 
     name = "read"
+    unit = "question"
     head = Head("AutoModelForQuestionAnswering", "tokens")
-    primary_metric = "em"
+    figures = ("em", "f1")
+    fields = ("question", "context")
+    column = "answer"
+    columns: ClassVar = {
+        "id": "string",
+        "answer": "string",
+        "start": "int32",
+        "end": "int32",
+        "score": "float64",
+        "source": "string",
+        "index": "int32",
+        "null_score": "float64",
+        "selected": "float64",
+    }
+    kept = ("max_answer_chars",)
+    over_paragraphs = True
+    outcomes = metrics.OUTCOMES
+
+    @classmethod
+    def read(
+        cls,
+        path: Path,
+        *,
+        contexts: Sequence[Context] | None = None,
+        log: ReadLog | None = None,
+        start: int = 0,
+        **_: Any,
+    ) -> Iterator[QAExample]:
+        """See `zhaiju.data.formats.read_qa`."""
+        return read_qa(path, contexts=contexts, log=log, start=start)
+
+    @classmethod
+    def example(cls, identity: str, row: Mapping[str, Any]) -> QAExample:
+        """A `question` and the `context` to read."""
+        if not isinstance(row.get("context"), str):
+            raise wrong_type(row.get("context"), "context", "a text")
+        return asked_of(identity, row.get("question"), [row["context"]])
+
+    @classmethod
+    def missing(cls, example: QAExample) -> str | None:
+        """Its answers."""
+        return None if example.gold or example.impossible else "answers"
 
     def items(self, example: QAExample, encoding: Encoding, generator: np.random.Generator) -> list[Item]:
         """One item a window, labelled with the first answer that it holds whole.
@@ -127,7 +172,8 @@ class ReadTask:
             index,
         )
 
-    def judge(self, examples: Sequence[QAExample], predictions: Sequence[ReadPrediction]) -> Judgement:
+    @classmethod
+    def judge(cls, examples: Sequence[QAExample], predictions: Sequence[ReadPrediction]) -> Judgement:
         """By question; correct is an exact match by the course's definition.
 
         Raises:
@@ -139,13 +185,38 @@ class ReadTask:
         confidence = np.array([prediction.score for prediction in predictions], dtype=np.float64)
         return Judgement(confidence, em == 1, means(em=em, f1=f1))
 
-    def score(self, examples: Sequence[QAExample], predictions: Sequence[ReadPrediction]) -> dict[str, float]:
+    @classmethod
+    def score(cls, examples: Sequence[QAExample], predictions: Sequence[ReadPrediction]) -> dict[str, float]:
         """All definitions of EM and F1; see `zhaiju.tasks.metrics`.
 
         Raises:
             DataError: an example has no gold answer.
         """
         return metrics.score_answers(_gold(examples), {prediction.id: prediction.answer for prediction in predictions})
+
+    def outcome(self, example: QAExample, prediction: ReadPrediction, encoding: Encoding) -> str:
+        """See `zhaiju.tasks.metrics.outcome`; the encoding's windows say whether the answer was lost to them."""
+        held = not example.answers or any(
+            window.start <= span.start and span.end <= window.end
+            for window in encoding.windows(example.question, example.context.text)
+            for span in example.answers
+        )
+        return metrics.outcome(example, prediction, held=held, max_answer_chars=self.max_answer_chars or None)
+
+    @classmethod
+    def value(cls, prediction: ReadPrediction, threshold: float | None = None) -> str:
+        """The quote."""
+        return "" if threshold is not None and prediction.score < threshold else prediction.answer
+
+    @classmethod
+    def gold(cls, path: Path, *, split: str | None = None, bio: str = "repair") -> dict[str, tuple[str, ...]]:
+        """See `zhaiju.data.formats.gold_answers`."""
+        return gold_answers(path)
+
+    @classmethod
+    def score_values(cls, gold: Mapping[str, Any], values: Mapping[str, str | int]) -> dict[str, float]:
+        """As `score`."""
+        return metrics.score_answers(gold, {row: str(value) for row, value in values.items()})
 
 
 def _random_items(

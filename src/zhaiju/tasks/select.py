@@ -6,20 +6,24 @@ vary in number without padding, and a batch is filled by length and not by quest
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
 from zhaiju.data.encoding import Encoding, Window
-from zhaiju.data.examples import QAExample, SelectPrediction
+from zhaiju.data.examples import Context, QAExample, SelectPrediction, asked_of, wrong_type
+from zhaiju.data.formats import ReadLog, gold_choices, read_qa
 from zhaiju.errors import DataError
-from zhaiju.tasks.base import Floats, Head, Item, Judgement, masked, means
+from zhaiju.tasks.base import Floats, Head, Item, Judgement, Task, masked, means
 from zhaiju.tasks.metrics import accuracy
 
 
 @dataclass(frozen=True)
-class SelectTask:
+class SelectTask(Task[QAExample, SelectPrediction]):
     """Paragraph selection.
 
     Attributes:
@@ -33,8 +37,38 @@ class SelectTask:
     temperature: float = 1.0
 
     name = "select"
+    unit = "question"
     head = Head("AutoModelForMultipleChoice", "choices")
-    primary_metric = "accuracy"
+    figures = ("accuracy",)
+    fields = ("question", "contexts")
+    column = "answer"
+    columns: ClassVar = {"id": "string", "source": "string", "index": "int32", "score": "float64"}
+    over_paragraphs = True
+
+    @classmethod
+    def read(
+        cls,
+        path: Path,
+        *,
+        contexts: Sequence[Context] | None = None,
+        log: ReadLog | None = None,
+        start: int = 0,
+        **_: Any,
+    ) -> Iterator[QAExample]:
+        """See `zhaiju.data.formats.read_qa`."""
+        return read_qa(path, contexts=contexts, log=log, start=start)
+
+    @classmethod
+    def example(cls, identity: str, row: Mapping[str, Any]) -> QAExample:
+        """A `question` and its `contexts`, a list of paragraphs."""
+        if not isinstance(row.get("contexts"), list):
+            raise wrong_type(row.get("contexts"), "contexts", "a list of paragraphs")
+        return asked_of(identity, row.get("question"), row["contexts"])
+
+    @classmethod
+    def missing(cls, example: QAExample) -> str | None:
+        """Which paragraph is right."""
+        return "relevant" if example.relevant is None else None
 
     def items(self, example: QAExample, encoding: Encoding, generator: np.random.Generator) -> list[Item]:
         """One item: the right paragraph first, then the drawn ones. A single candidate teaches nothing.
@@ -77,7 +111,8 @@ class SelectTask:
             scores=tuple(scores.tolist()),
         )
 
-    def judge(self, examples: Sequence[QAExample], predictions: Sequence[SelectPrediction]) -> Judgement:
+    @classmethod
+    def judge(cls, examples: Sequence[QAExample], predictions: Sequence[SelectPrediction]) -> Judgement:
         """By question.
 
         Raises:
@@ -90,12 +125,35 @@ class SelectTask:
         confidence = np.array([prediction.score for prediction in predictions], dtype=np.float64)
         return Judgement(confidence, correct, means(accuracy=correct))
 
-    def score(self, examples: Sequence[QAExample], predictions: Sequence[SelectPrediction]) -> dict[str, float]:
+    @classmethod
+    def score(cls, examples: Sequence[QAExample], predictions: Sequence[SelectPrediction]) -> dict[str, float]:
         """`count`, `accuracy` with its interval, and `chance`, the accuracy of drawing a candidate at random.
 
         Raises:
             DataError: an example does not say which paragraph is right.
         """
-        report = accuracy(self.judge(examples, predictions).correct)
+        report = accuracy(cls.judge(examples, predictions).correct)
         report["chance"] = float(np.mean([1 / len(example.contexts) for example in examples])) if examples else 0.0
         return report
+
+    @classmethod
+    def value(cls, prediction: SelectPrediction, threshold: float | None = None) -> str | int:
+        """The paragraph's name, which in the course layout is its number."""
+        if threshold is not None and prediction.score < threshold:
+            return ""
+        return number_or_name(prediction.source)
+
+    @classmethod
+    def gold(cls, path: Path, *, split: str | None = None, bio: str = "repair") -> dict[str, int]:
+        """See `zhaiju.data.formats.gold_choices`."""
+        return gold_choices(path)
+
+    @classmethod
+    def score_values(cls, gold: Mapping[str, Any], values: Mapping[str, str | int]) -> dict[str, float]:
+        """`count`, and `accuracy` with its interval."""
+        return accuracy([row in values and str(values[row]) == str(choice) for row, choice in gold.items()])
+
+
+def number_or_name(source: str) -> str | int:
+    """A paragraph's number where its name is one; "007" and "²" are names."""
+    return int(source) if re.fullmatch("0|[1-9][0-9]{0,17}", source) else source

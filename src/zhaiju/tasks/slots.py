@@ -6,22 +6,28 @@ likeliest *well-formed* sequence is taken, so no prediction has an I- tag withou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from zhaiju.data.encoding import Encoding, Window
 from zhaiju.data.examples import SlotExample, SlotPrediction, SlotSpan
+from zhaiju.data.formats import ReadLog
+from zhaiju.data.labelled import BIO, read_slots, slot_example
 from zhaiju.errors import DataError
-from zhaiju.tasks.base import IGNORED, Floats, Head, Item, Judgement, log_softmax, mean_loss, means
-from zhaiju.tasks.tagging import entities, slot_report
+from zhaiju.tasks.base import IGNORED, Floats, Head, Item, Judgement, Task, log_softmax, mean_loss, means
+from zhaiju.tasks.tagging import entities, slot_report, slot_table
+
+SPAN = {"label": "string", "text": "string", "start": "int32", "end": "int32", "score": "float64"}
 
 
 @dataclass(frozen=True)
-class SlotsTask:
+class SlotsTask(Task[SlotExample, SlotPrediction]):
     """Slot tagging.
 
     Attributes:
@@ -36,8 +42,46 @@ class SlotsTask:
     temperature: float = 1.0
 
     name = "slots"
+    unit = "word"
     head = Head("AutoModelForTokenClassification", "labels", per_token=True)
-    primary_metric = "f1"
+    figures = ("f1", "token_accuracy", "sentence_accuracy")
+    fields = ("tokens", "text")
+    column = "tags"
+    columns: ClassVar = {"id": "string", "tags": ["string"], "spans": [SPAN]}
+    kept = ("pieces",)
+
+    @classmethod
+    def read(cls, path: Path, *, bio: str = "repair", log: ReadLog | None = None, **_: Any) -> Iterator[SlotExample]:
+        """See `zhaiju.data.labelled.read_slots`."""
+        return read_slots(path, bio=cast(BIO, bio), log=log)
+
+    @classmethod
+    def example(cls, identity: str, row: Mapping[str, Any]) -> SlotExample:
+        """An utterance as `tokens`, words, with their `tags`; or as `text`, which is cut into words."""
+        return slot_example(identity, row)
+
+    @classmethod
+    def missing(cls, example: SlotExample) -> str | None:
+        """Its tags."""
+        return "tags" if example.tags is None else None
+
+    @classmethod
+    def classes(cls, examples: Sequence[SlotExample]) -> tuple[str, ...]:
+        """The tag O, and a B- and an I- tag of each kind in the examples, whether or not both occur.
+
+        Raises:
+            DataError: an example has no tags.
+        """
+        kinds = sorted({tag[2:] for tags in _gold(examples, "train on") for tag in tags if tag != "O"})
+        return ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI"))
+
+    @classmethod
+    def refused(cls, labels: Sequence[str]) -> str | None:
+        """The first of the classes that is no BIO tag, or an I- tag whose B- tag is missing; "no O"."""
+        wrong = [name for name in labels if name != "O" and not (name[:2] in ("B-", "I-") and name[2:])]
+        wrong += [name for name in labels if name[:2] == "I-" and f"B-{name[2:]}" not in labels]  # it could never begin
+        problem = repr(wrong[0]) if wrong else None if "O" in labels else "'no O'"
+        return problem and f"{problem} apart, expected O, B-… and I-…; is it a tagger?"
 
     def items(self, example: SlotExample, encoding: Encoding, generator: np.random.Generator) -> list[Item]:
         """One item a window: the first piece of each word (or each piece) has the word's tag, all other tokens none.
@@ -96,7 +140,8 @@ class SlotsTask:
             loss = -float(log_softmax(found[words])[np.arange(len(words)), own].mean()) if len(words) else 0.0
         return SlotPrediction(example.id, tags, spans, tuple(scores.tolist()), counts, loss)
 
-    def judge(self, examples: Sequence[SlotExample], predictions: Sequence[SlotPrediction]) -> Judgement:
+    @classmethod
+    def judge(cls, examples: Sequence[SlotExample], predictions: Sequence[SlotPrediction]) -> Judgement:
         """By word, blank ones left out; figures by utterance.
 
         Raises:
@@ -124,7 +169,8 @@ class SlotsTask:
             },
         )
 
-    def score(self, examples: Sequence[SlotExample], predictions: Sequence[SlotPrediction]) -> dict[str, float]:
+    @classmethod
+    def score(cls, examples: Sequence[SlotExample], predictions: Sequence[SlotPrediction]) -> dict[str, float]:
         """See `zhaiju.tasks.tagging.slot_report`; and `loss`, the mean over utterances of their tags' mean loss.
 
         Raises:
@@ -137,12 +183,54 @@ class SlotsTask:
         )
         return report | mean_loss(prediction.loss for prediction in predictions)
 
+    @classmethod
+    def tables(
+        cls, examples: Sequence[SlotExample], predictions: Sequence[SlotPrediction]
+    ) -> dict[str, list[dict[str, Any]]]:
+        """How well each kind of slot is found."""
+        return {"classes": [dict(row) for row in slot_table(_gold(examples), [one.tags for one in predictions])]}
 
-def _gold(examples: Sequence[SlotExample]) -> list[tuple[str, ...]]:
+    @classmethod
+    def confidence(cls, prediction: SlotPrediction) -> float:
+        """That of its least sure slot."""
+        return min((span.score for span in prediction.spans), default=1.0)
+
+    @classmethod
+    def value(cls, prediction: SlotPrediction, threshold: float | None = None) -> str:
+        """The tags, separated by spaces; no slot whose least sure word is less sure than the threshold."""
+        tags = list(prediction.tags)
+        for _, start, end in entities(tags):
+            if threshold is not None and min(prediction.scores[start:end]) < threshold:
+                tags[start:end] = ["O"] * (end - start)
+        return " ".join(tags)
+
+    @classmethod
+    def parse(cls, example: SlotExample, value: str | int | None) -> SlotPrediction:
+        """Tags, without their probabilities; in the place of none some that no gold has: its O is wrong then too.
+
+        Raises:
+            DataError: they are not as many as the words.
+        """
+        total = len(example.tokens)
+        tags = ["?"] * total if value is None else str(value).split()
+        if len(tags) != total:
+            raise DataError(
+                "not as many tags as words", row=example.id, field="tags", found=tags, expected=f"{total} tags"
+            )
+        return SlotPrediction(example.id, tuple(tags), (), (), (1,) * total)
+
+    @classmethod
+    def score_values(cls, gold: Mapping[str, Any], values: Mapping[str, str | int]) -> dict[str, float]:
+        """As `score`, without what counts pieces, of which a file knows nothing."""
+        report = super().score_values(gold, values)
+        return {name: value for name, value in report.items() if not name.endswith("_all_pieces")}
+
+
+def _gold(examples: Sequence[SlotExample], what: str = "score against") -> list[tuple[str, ...]]:
     tags = []
     for example in examples:
         if example.tags is None:
-            raise DataError("no tags to score against", row=example.id, field="tags")
+            raise DataError(f"no tags to {what}", row=example.id, field="tags")
         tags.append(example.tags)
     return tags
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 Numbers = npt.NDArray[np.float64]
 
-FIGURES = {"read": ("em", "f1"), "slots": ("f1", "token_accuracy", "sentence_accuracy")}  # else the primary one alone
 TITLES = {"em": "EM", "f1": "F1", "loss": "training loss", "lr": "learning rate"}  # else the name with spaces
 SMOOTHING = 25  # the smoothed loss is the mean over one part in so many of the steps
 MOST_POINTS = 600  # of a line; more could not be seen apart
@@ -64,12 +63,12 @@ class Curve:
     @property
     def figures(self) -> tuple[str, ...]:
         """The figures that are drawn of its evaluations."""
-        return _figures_of(self.task)
+        return TASKS[self.task].figures
 
     @property
     def best(self) -> int | None:
         """Which evaluation is the best by the task's primary figure, the first of equal ones; None without any."""
-        primary = TASKS[self.task].primary_metric
+        primary = TASKS[self.task].figures[0]
         values = [entry.get(primary, np.nan) for entry in self.evaluations]
         return None if np.isnan(values).all() else int(np.nanargmax(values))
 
@@ -85,10 +84,6 @@ class Curve:
         points = [(entry["step"], entry[key]) for entry in self.evaluations if key in self.figures and key in entry]
         steps, values = np.array(points, np.float64).reshape(-1, 2).T
         return steps, values
-
-
-def _figures_of(task: str) -> tuple[str, ...]:
-    return FIGURES.get(task, (TASKS[task].primary_metric,))
 
 
 def draw_curves(runs: Sequence[Path], output: Path, *, titles: Sequence[str] | None = None) -> list[Path]:
@@ -147,7 +142,7 @@ def _read(run: Path, name: str) -> Curve:
             if kind == "step":
                 steps.append((float(entry["step"]), float(entry["loss"]), float(entry["lr"])))
             elif kind == "evaluate":
-                figures = {key: float(entry[key]) for key in _figures_of(task) if key in entry}
+                figures = {key: float(entry[key]) for key in TASKS[task].figures if key in entry}
                 evaluations.append({**entry, "step": int(entry["step"]), **figures})
             seconds += float(entry.get("seconds", 0))
         except (AttributeError, KeyError, TypeError, ValueError):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zhaiju.data.encoding import Encoding
-from zhaiju.data.examples import QAExample, ReadPrediction
 from zhaiju.inference.engine import Engine, Progress
-from zhaiju.tasks import ReadTask
 from zhaiju.tasks.base import Task
 from zhaiju.tasks.calibration import expected_calibration_error
-from zhaiju.tasks.metrics import OUTCOMES, load_words, outcome
-from zhaiju.tasks.tagging import confusions, intent_table, slot_table
+from zhaiju.tasks.metrics import load_words
 
 if TYPE_CHECKING:
     from zhaiju.training.processes import Processes
@@ -43,7 +40,7 @@ class Tally:
 
     Args:
         task: Their task.
-        encoding: For read: also tell why each answer is right or wrong; its windows say whether one was lost to them.
+        encoding: Also tell why each answer is right or wrong, where the task does; windows say if one was lost to them.
     """
 
     def __init__(self, task: Task[Any, Any], encoding: Encoding | None = None) -> None:
@@ -52,21 +49,24 @@ class Tally:
         self.examples: list[Any] = []
         self.predictions: list[Any] = []
         self._outcomes: Counter[str] = Counter()
-        if isinstance(task, ReadTask):
+        if task.outcomes:
             load_words()
 
     def add(self, example: Any, prediction: Any) -> str | None:
         """Take an example and its prediction in.
 
         Returns:
-            One of `OUTCOMES` where that was asked for.
+            One of the task's `outcomes` where that was asked for.
+
+        Raises:
+            DataError: the example has no gold.
         """
+        self.task.require(example)
         self.examples.append(example.bare())
         self.predictions.append(prediction.bare())
-        if self.encoding is None or not isinstance(self.task, ReadTask):
-            return None
-        kind = _outcome(example, prediction, self.encoding, self.task.max_answer_chars or None)
-        self._outcomes[kind] += 1
+        kind = None if self.encoding is None else self.task.outcome(example, prediction, self.encoding)
+        if kind is not None:
+            self._outcomes[kind] += 1
         return kind
 
     def report(self, threshold: float | None = None) -> dict[str, float]:
@@ -87,9 +87,9 @@ class Tally:
 
     def outcomes(self) -> dict[str, int]:
         """How many answers there were of each kind; nothing where that was not asked for."""
-        if self.encoding is None or not isinstance(self.task, ReadTask):
+        if self.encoding is None:
             return {}
-        return {kind.replace(" ", "_"): self._outcomes[kind] for kind in OUTCOMES}
+        return {kind.replace(" ", "_"): self._outcomes[kind] for kind in self.task.outcomes}
 
 
 def evaluate(
@@ -124,30 +124,3 @@ def evaluate(
         tally.examples = processes.together(tally.examples)
         tally.predictions = processes.together(tally.predictions)
     return tally.report(threshold), tally.predictions
-
-
-def _outcome(example: QAExample, prediction: ReadPrediction, encoding: Encoding, max_answer_chars: int | None) -> str:
-    held = not example.answers or any(
-        window.start <= span.start and span.end <= window.end
-        for window in encoding.windows(example.question, example.context.text)
-        for span in example.answers
-    )
-    return outcome(example, prediction, held=held, max_answer_chars=max_answer_chars)
-
-
-def tables(task: str, examples: Sequence[Any], predictions: Sequence[Any]) -> dict[str, list[dict[str, Any]]]:
-    """Rows for each class (`classes`) and, for intent, the most frequent mistakes (`confusions`); else nothing."""
-    if task == "intent":
-        gold, found = [example.label for example in examples], [prediction.label for prediction in predictions]
-        pairs = [{"gold": one, "predicted": other, "count": count} for one, other, count in confusions(gold, found)]
-        return {"classes": [dict(row) for row in intent_table(gold, found)], "confusions": pairs}
-    if task == "slots":
-        return {
-            "classes": [
-                dict(row)
-                for row in slot_table(
-                    [example.tags for example in examples], [prediction.tags for prediction in predictions]
-                )
-            ]
-        }
-    return {}

@@ -340,7 +340,7 @@ class Loop:
         began = time.perf_counter()
         with self.averaged(), self.processes.whole(self.network):
             metrics = self.evaluate()
-        value = metrics[self.task.primary_metric]
+        value = metrics[self.task.figures[0]]
         best = value > self.best_value
         if best:
             self.best_value, self.best_step, self.since_best = value, self.step, 0

@@ -103,7 +103,7 @@ def profile(task_name: str, settings: TrainSettings, data: TrainData, steps: int
     total = WARM_STEPS + steps + TRACED_STEPS + 1
     settings = replace(settings, max_steps=total, eval_every=0, save_every=0, patience=0, token_cache=False)
     _, loop = assemble(task_name, settings, data)
-    loop.evaluate = lambda: {loop.task.primary_metric: 0.0}
+    loop.evaluate = lambda: {loop.task.figures[0]: 0.0}
     watch = _Stopwatch()
     loop.section = watch
     _time_tokens(loop, watch)

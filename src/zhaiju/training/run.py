@@ -46,7 +46,6 @@ from zhaiju.data.cache import Source
 from zhaiju.data.cache import keep as keep_tokens
 from zhaiju.data.examples import QAExample, SlotExample
 from zhaiju.data.formats import ReadLog, load_contexts
-from zhaiju.data.readers import paragraphs_of, read_examples
 from zhaiju.errors import ConfigError, DataError, TrainingError
 from zhaiju.inference.backends import TorchBackend
 from zhaiju.inference.calibrate import MOST_EXAMPLES, calibrate, calibration_record
@@ -56,8 +55,9 @@ from zhaiju.modeling.checkpoint import Checkpoint, Meta, Shape, from_scratch, lo
 from zhaiju.modeling.dropout import quick_dropout
 from zhaiju.modeling.initialise import discriminant_head, freeze_embeddings, mean_pooling
 from zhaiju.modeling.memory import recompute_activations
-from zhaiju.tasks import make_task
+from zhaiju.tasks import TASKS, make_task
 from zhaiju.tasks.base import Task
+from zhaiju.tasks.readers import paragraphs_of
 from zhaiju.threads import settle
 from zhaiju.training.evaluate import evaluate
 from zhaiju.training.loop import Evaluated, Event, Loop, Stepped
@@ -146,7 +146,7 @@ def load_train_data(
         examples: dict[str, Any] = {}
         for path, name in zip(paths, distinct(paths), strict=True):
             before = len(examples)
-            for example in read_examples(task, path, contexts=contexts, split=split, bio=bio, log=log):
+            for example in TASKS[task].read(path, contexts=contexts, split=split, bio=bio, log=log):
                 if len(paths) > 1 and example.id.startswith("#"):  # a row's number, for want of an id
                     example = replace(example, id=f"{name}{example.id}")
                 if example.id in examples:
@@ -210,29 +210,6 @@ def _held_paragraphs(examples: Sequence[QAExample], seed: int) -> set[int]:
     return held
 
 
-def labels_of(task: str, examples: Sequence[Any]) -> tuple[str, ...]:
-    """The classes that a training tells apart: those of its examples, sorted; () for select and read.
-
-    For slots "O", and a B- and an I- tag of each kind, whether or not both occur.
-
-    Raises:
-        DataError: an example has none.
-    """
-    field = {"intent": "label", "slots": "tags"}.get(task)
-    if field is None:
-        return ()
-    found: set[str] = set()
-    for example in examples:
-        value = getattr(example, field)
-        if value is None:
-            name = "intent" if task == "intent" else "tags"
-            raise DataError(f"no {name} to train on", row=example.id, field=name)
-        found.update([value] if task == "intent" else [tag[2:] for tag in value if tag != "O"])
-    if task == "intent":
-        return tuple(sorted(found))
-    return ("O", *(f"{prefix}-{kind}" for kind in sorted(found) for prefix in "BI"))
-
-
 def train(
     task_name: str,
     settings: TrainSettings,
@@ -288,9 +265,7 @@ def _train(
     if resumed is not None:
         loop.load_state_dict(torch.load(resumed / STATE_FILE, weights_only=True, map_location="cpu"))
     processes.first(lambda: _prepare(run, loop))
-    own = {"read": "max_answer_chars", "slots": "pieces"}.get(task_name)
-    search = {own: getattr(settings, own)} if own else {}
-    meta = Meta(task=task_name, search=search)
+    meta = Meta(task=task_name, search={name: getattr(settings, name) for name in TASKS[task_name].kept})
 
     with _stop_requests() as stop, _logging(run, first=processes.rank == 0) as log:
         for event in loop.events():
@@ -379,13 +354,13 @@ def assemble(
     settle(settings.threads)
     processes = processes or Processes()
     torch.manual_seed(settings.seed)
-    labels = labels_of(task_name, data.train)
+    labels = TASKS[task_name].classes(data.train)
     task = make_task(task_name, labels=labels, **asdict(settings))
     checkpoint = _start(task_name, settings, data, resumed, labels)
     if settings.token_cache:
         keep_tokens(checkpoint.encoding, _sources(data))
     pad_id = checkpoint.encoding.pad_id
-    if resumed is None and task_name == "intent":
+    if resumed is None and task.head.over == "labels" and not task.head.per_token:
         _first_weights(checkpoint, task, settings, data)
     quick_attention(checkpoint.network.model)
     quick_dropout(checkpoint.network)
@@ -399,13 +374,13 @@ def assemble(
         batch_tokens=_batch_tokens(settings),
     )
 
-    known = [example for example in data.train if example.missing(task_name) is None][: settings.eval_train]
+    known = [example for example in data.train if task.missing(example) is None][: settings.eval_train]
 
     def judge() -> dict[str, float]:
         report = evaluate(engine, task, data.dev, progress=on_progress, processes=processes)[0]
         if known:
             seen, _ = evaluate(engine, task, known, processes=processes)
-            report |= {f"train_{name}": seen[name] for name in (task.primary_metric, "loss") if name in seen}
+            report |= {f"train_{name}": seen[name] for name in (task.figures[0], "loss") if name in seen}
         return report
 
     return checkpoint, Loop(
@@ -464,7 +439,7 @@ def _check_dev(task: str, data: TrainData) -> None:
     if not data.dev:
         raise DataError("no dev example to judge the training on", expected="at least one")
     for example in data.dev:
-        if (field := example.missing(task)) is not None:
+        if (field := TASKS[task].missing(example)) is not None:
             raise DataError("a dev example without what it could be scored against", row=example.id, field=field)
 
 

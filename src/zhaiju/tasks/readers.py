@@ -1,15 +1,14 @@
-"""Which reader serves which task."""
+"""Files to examples of a task."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
-from zhaiju.data.examples import Context
-from zhaiju.data.formats import ReadLog, context_file, load_contexts, read_qa
-from zhaiju.data.labelled import read_intents, read_slots
+from zhaiju.data.formats import ReadLog, context_file, load_contexts
+from zhaiju.tasks import TASKS
 
 
 def paragraphs_of(task: str, path: Path, context: Path | None) -> Path | None:
@@ -18,40 +17,7 @@ def paragraphs_of(task: str, path: Path, context: Path | None) -> Path | None:
     Raises:
         DataError: course rows without any.
     """
-    if task in ("intent", "slots"):
-        return None
-    return context or context_file(path)
-
-
-def read_examples(
-    task: str,
-    path: Path,
-    *,
-    contexts: Sequence[Context] | None = None,
-    split: str | None = None,
-    bio: str = "repair",
-    log: ReadLog | None = None,
-    start: int = 0,
-) -> Iterator[Any]:
-    """The examples of a file for a task, in the file's order.
-
-    Args:
-        task: select, read, intent or slots.
-        path: The file.
-        contexts: select and read: the paragraphs that course rows point into.
-        split: intent: which part of a CLINC150 file (train, val or test).
-        bio: slots: what to do about a malformed tag, strict or repair.
-        log: Receives what was tolerated.
-        start: select and read: rows to pass over, unchecked.
-
-    Raises:
-        DataError: the file does not hold what its layout promises.
-    """
-    if task == "intent":
-        return read_intents(path, split=split, log=log)
-    if task == "slots":
-        return read_slots(path, bio=cast(Literal["strict", "repair"], bio), log=log)
-    return read_qa(path, contexts=contexts, log=log, start=start)
+    return (context or context_file(path)) if TASKS[task].over_paragraphs else None
 
 
 @dataclass(slots=True)
@@ -93,7 +59,7 @@ def open_examples(
     bio: str = "repair",
     skip_faulty: bool = False,
 ) -> Examples:
-    """`read_examples` with the context file found and read, for use one by one.
+    """What the task reads of a file, with the context file found and read, for use one by one.
 
     A file is read to its end at once, which takes seconds for 100,000 questions: how many there are is then known,
     and so is a fault in the last row, before any work is done.
@@ -105,7 +71,7 @@ def open_examples(
     contexts = load_contexts(beside) if beside else None
 
     def read(log: ReadLog) -> Iterator[Any]:
-        return read_examples(task, path, contexts=contexts, split=split, bio=bio, log=log)
+        return TASKS[task].read(path, contexts=contexts, split=split, bio=bio, log=log)
 
     log = ReadLog(skip_faulty=skip_faulty)
     if path.exists() and not path.is_file():  # a pipe can be read once only
@@ -113,7 +79,7 @@ def open_examples(
     count, labelled = 0, False
     for example in read(log):
         count += 1
-        labelled = labelled or example.missing(task) is None
+        labelled = labelled or TASKS[task].missing(example) is None
     return Examples(read, count, labelled, log)
 
 
@@ -126,7 +92,7 @@ def read_all(
     bio: str = "repair",
     log: ReadLog | None = None,
 ) -> list[Any]:
-    """`read_examples` with the context file found and read."""
+    """The same, all of them in memory."""
     beside = paragraphs_of(task, path, context)
     contexts = load_contexts(beside) if beside else None
-    return list(read_examples(task, path, contexts=contexts, split=split, bio=bio, log=log))
+    return list(TASKS[task].read(path, contexts=contexts, split=split, bio=bio, log=log))

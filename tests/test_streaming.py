@@ -115,7 +115,7 @@ def test_of_many_questions_few_are_held_at_a_time(run, checkpoints, tmp_path, mo
         return original(prediction, threshold)
 
     monkeypatch.setattr(engine_module, "POOL_TOKENS", 4096)  # these texts are short: a pool would be most of them
-    monkeypatch.setattr(task, "value", watch)
+    monkeypatch.setattr(task, "value", staticmethod(watch))
     monkeypatch.setattr(cli, "asdict", lambda prediction: {"answer": watch(prediction)})
     given = {
         "read": ["predict", checkpoints / "read", data],
@@ -148,7 +148,7 @@ def test_nothing_is_left_of_a_run_that_ends_early(run, checkpoints, tmp_path, mo
             raise stop("over")
         return "x"
 
-    monkeypatch.setattr(TASKS["read"], "value", answer)
+    monkeypatch.setattr(TASKS["read"], "value", staticmethod(answer))
     monkeypatch.setattr(cli, "asdict", lambda prediction: {"answer": answer(prediction)})
     code, out, err = run("predict", checkpoints / "read", tmp_path / "q.json", "-o", tmp_path / name)
     assert (code, out) == (130 if stop is KeyboardInterrupt else 2, "")

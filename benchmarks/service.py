@@ -354,7 +354,7 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
             ask(port, requests, options.warm, clients=options.clients)
             report["plain"] = figures(ask(port, requests, options.seconds, clients=options.clients))
     if "serve" in parts or "overload" in parts:
-        arguments = ["--reader", options.reader, *(["--intent", options.intent] if options.intent else [])]
+        arguments = ["--reader", options.reader, *(["--model", f"intent={options.intent}"] if options.intent else [])]
         arguments += ["--backend", options.backend, "--precision", options.precision, *options.serve]
         with server(["-m", "zhaiju.cli", "serve", "--port", "0", *arguments]) as (port, process):
             ask(port, requests, options.warm, clients=options.clients)

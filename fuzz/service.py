@@ -181,7 +181,7 @@ def _hold_quote(told: Any, asked: Any) -> None:
         hold(0 <= told.get(name, 0) <= 1 + 1e-9, "a probability", told)
 
 
-_FIELDS = ("question", "context", "contexts", "text", "words", "items", "task", "paragraph", "answers", "start", "end")
+_FIELDS = ("question", "context", "contexts", "text", "tokens", "items", "task", "paragraph", "answers", "start", "end")
 _json_of = of_json(*_FIELDS)
 _HEADS = (
     "POST /v1/read", "/batch", "GET /v1/labels", "/v1/labels/", "DELETE", "/healthz", "?a=b", "%2e%2e/", "/docs",

@@ -34,7 +34,7 @@ def models(tmp_path_factory):
     trained = TrainSettings(encoder=str(folder / "bert"), window=32, lr=1e-2, max_steps=2, threads=1)
     for task, rows in (("intent", INTENTS), ("slots", SLOTTED)):
         train(task, trained, TrainData(rows, rows, [], ReadLog()), folder / task)
-    return load_models(intent=str(folder / "intent"), slots=str(folder / "slots"))
+    return load_models(others=[str(folder / "intent"), str(folder / "slots")])
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def dialogue(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def models(browser, dialogue):  # the browser first: without one nothing need be loaded
-    return load_models(intent=str(dialogue / "intent"), slots=str(dialogue / "slots"))
+    return load_models(others=[str(dialogue / "intent"), str(dialogue / "slots")])
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def dialogue(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def models(dialogue):
-    return load_models(intent=dialogue["intent"], slots=dialogue["slots"])
+    return load_models(others=[dialogue["intent"], dialogue["slots"]])
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ def test_answers_are_those_of_the_library(models, dialogue):
             near(found.json()["spans"], [asdict(span) for span in wanted.spans])
             assert found.json()["tags"] == list(wanted.tags)
         words = UTTERANCES[0].split()
-        assert post(("slots", {"words": words})).json()["tags"] == list(slots.slots(words, words=True).tags)
+        assert post(("slots", {"tokens": words})).json()["tags"] == list(slots.slots(words, words=True).tags)
 
 
 @pytest.mark.parametrize("task", ROUTES)
@@ -608,8 +608,8 @@ LIMITS = {"max_question": 10, "max_context": 20, "max_contexts": 2, "max_text": 
         ("select", {"question": "問", "contexts": ["船", "船" * 21]}, "contexts[1]"),
         ("read", {"question": "問", "context": "船" * 21}, "context"),
         ("intent", {"text": "船" * 13}, "text"),
-        ("slots", {"words": ["船"] * 13}, "words"),
-        ("slots", {"words": ["船" * 13]}, "words"),
+        ("slots", {"tokens": ["船"] * 13}, "tokens"),
+        ("slots", {"tokens": ["船" * 13]}, "tokens"),
         ("intent/batch", {"items": [{"text": "船"}] * 3}, "items"),
         ("read/batch", {"items": [{"question": "問", "context": "船"}, {"question": "問" * 11, "context": "船"}]},
          "items[1].question"),
@@ -623,8 +623,8 @@ LIMITS = {"max_question": 10, "max_context": 20, "max_contexts": 2, "max_text": 
         ("answer", {"question": "問", "contexts": "船"}, "contexts"),
         ("answer", {"question": "問", "contexts": ["船"], "extra": 1}, "extra"),
         ("slots", {}, None),
-        ("slots", {"text": "船", "words": ["船"]}, None),
-        ("slots", {"words": []}, "words"),
+        ("slots", {"text": "船", "tokens": ["船"]}, None),
+        ("slots", {"tokens": []}, "tokens"),
         ("intent", ["船"], None),
     ],
 )  # fmt: skip

@@ -11,10 +11,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
 import zhaiju
 from zhaiju.data.examples import check_text
 from zhaiju.errors import ConfigError, DataError
+from zhaiju.service.app import make_app
+from zhaiju.service.limits import Settings
+from zhaiju.service.work import load_models
 from zhaiju.tasks import TASKS
 from zhaiju.tasks.base import Head, Item, Judgement, Task, log_softmax, means
 
@@ -62,6 +66,7 @@ class YesNoTask(Task[YesNoExample, YesNoPrediction]):
     head = Head("AutoModelForSequenceClassification", "labels")
     figures = ("accuracy",)
     fields = ("question", "context")
+    probe: ClassVar = {"question": "a", "context": "b"}
     column = "yes"
     columns: ClassVar = {"id": "string", "label": "string", "score": "float64"}
 
@@ -255,6 +260,24 @@ def test_its_graph_answers_as_the_checkpoint(run, trained, tmp_path, name):
     for where, out in ((run_directory, "a.json"), (tmp_path / "exported", "b.json")):
         assert run("predict", where, data, "-o", tmp_path / out)[0] == 0
     assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_http_predicts_as_python_does_and_describes_itself(trained, name):
+    run_directory, _ = trained
+    app = make_app(Settings(), load_models(None, others=[str(run_directory)]))
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        found = client.post(f"/v1/{name}", json=INPUTS[name])
+        assert found.status_code == 200, found.text
+        wanted = TASKS[name].row(zhaiju.load(str(run_directory)).predict(name, INPUTS[name]))
+        answer = list(TASKS[name].columns)[1]
+        assert found.json().get(answer, wanted[answer]) == wanted[answer]
+        assert found.json().get("score", 0) == pytest.approx(wanted.get("score", 0), abs=1e-4)
+        both = client.post(f"/v1/{name}/batch", json={"items": [INPUTS[name]] * 2}).json()["results"]
+        assert [one.get(answer) for one in both] == [found.json().get(answer)] * 2
+        assert client.post(f"/v1/{name}", json={}).status_code == 422
+        assert client.get("/v1/capabilities").json()["tasks"] == [name, *(["select"] if name == "read" else [])]
+        assert {f"/v1/{name}", f"/v1/{name}/batch"} <= set(client.get("/openapi.json").json()["paths"])
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -1246,8 +1246,13 @@ def serve(
         "starter"
     ),
     selector: SelectorOption = None,
-    intent: Annotated[str | None, typer.Option(help="A checkpoint for intents.")] = None,
-    slots: Annotated[str | None, typer.Option(help="A checkpoint for slots.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A run or checkpoint for another task, such as intent or slots; may be given again. Before one that "
+            "does not say its task itself stands TASK=."
+        ),
+    ] = None,
     index: Annotated[str | None, typer.Option(help="The index that is asked where a question has no contexts.")] = None,
     embedder: Annotated[
         str | None, typer.Option(help="The encoder that the index was made with, if it holds vectors.")
@@ -1320,7 +1325,7 @@ def serve(
     """Answer over HTTP, until Ctrl-C or SIGTERM; what was accepted by then is answered.
 
     A browser shows a page at / to ask, to see how an answer came about, and to keep documents. Routes: POST /v1/answer,
-    /v1/select, /v1/read, /v1/intent, /v1/slots, each also as /batch; POST /v1/tokens; /v1/documents; /v1/runs;
+    /v1/<task> of each task, each also as /batch; POST /v1/tokens; /v1/documents; /v1/runs;
     /v1/capabilities; /healthz, /readyz, /metrics; /openapi.json describes them.
     """
     hosts = tuple(name.lower() for name in allow_host or (LOOPBACK if host in LOOPBACK else ()))
@@ -1355,8 +1360,7 @@ def serve(
         models = load_models(
             None if reader == "none" else reader,
             selector,
-            intent,
-            slots,
+            model or (),
             backend=backend,
             precision=precision,
             streams=streams,

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar, cast
 
@@ -31,6 +32,8 @@ from zhaiju.service.page import add_page
 from zhaiju.service.runs import Runs
 from zhaiju.service.turns import Crew, Turns
 from zhaiju.service.work import Models, Worker
+from zhaiju.tasks import TASKS
+from zhaiju.tasks.base import Task
 
 ABOUT = (
     "Answers questions by quoting. Every answer is a slice of a text, and `start` and `end` count its **Unicode code "
@@ -166,53 +169,24 @@ def make_app(
         """Several questions."""
         return schemas.Results(results=await do(request, "answer", batch.items, worker.answer))
 
-    @app.post("/v1/select", responses=responses, tags=["questions"])
-    async def select(request: Request, item: schemas.SelectRequest) -> schemas.SelectResponse:
-        """Choose the paragraph that answers the question."""
-        return await one(request, "select", item, worker.select)
+    def add_task(task: type[Task[Any, Any]]) -> None:
+        given, told = schemas.wire(task)
 
-    @app.post("/v1/select/batch", responses=responses, tags=["questions"])
-    async def selects(
-        request: Request, batch: schemas.Batch[schemas.SelectRequest]
-    ) -> schemas.Results[schemas.SelectResponse]:
-        """Several questions."""
-        return schemas.Results(results=await do(request, "select", batch.items, worker.select))
+        async def predict(request: Request, item: Any) -> Any:
+            return await one(request, task.name, item, partial(worker.predict, task))
 
-    @app.post("/v1/read", responses=responses, tags=["questions"])
-    async def read(request: Request, item: schemas.ReadRequest) -> schemas.ReadResponse:
-        """Quote the answer from one paragraph."""
-        return await one(request, "read", item, worker.read)
+        async def predict_batch(request: Request, batch: Any) -> Any:
+            return schemas.Results(results=await do(request, task.name, batch.items, partial(worker.predict, task)))
 
-    @app.post("/v1/read/batch", responses=responses, tags=["questions"])
-    async def reads(
-        request: Request, batch: schemas.Batch[schemas.ReadRequest]
-    ) -> schemas.Results[schemas.ReadResponse]:
-        """Several questions."""
-        return schemas.Results(results=await do(request, "read", batch.items, worker.read))
+        predict.__annotations__ |= {"request": Request, "item": given, "return": told}
+        batched: dict[str, Any] = {"batch": schemas.Batch[given], "return": schemas.Results[told]}  # type: ignore[valid-type]
+        predict_batch.__annotations__ |= {"request": Request} | batched
+        about: dict[str, Any] = {"responses": responses, "tags": [f"{task.unit}s"]}
+        app.post(f"/v1/{task.name}", description=given.__doc__, name=task.name, **about)(predict)
+        app.post(f"/v1/{task.name}/batch", description="Several.", name=f"{task.name}_batch", **about)(predict_batch)
 
-    @app.post("/v1/intent", responses=responses, tags=["utterances"])
-    async def intent(request: Request, item: schemas.IntentRequest) -> schemas.IntentResponse:
-        """Say what an utterance is about."""
-        return await one(request, "intent", item, worker.intent)
-
-    @app.post("/v1/intent/batch", responses=responses, tags=["utterances"])
-    async def intents(
-        request: Request, batch: schemas.Batch[schemas.IntentRequest]
-    ) -> schemas.Results[schemas.IntentResponse]:
-        """Several utterances."""
-        return schemas.Results(results=await do(request, "intent", batch.items, worker.intent))
-
-    @app.post("/v1/slots", responses=responses, tags=["utterances"])
-    async def slots(request: Request, item: schemas.SlotsRequest) -> schemas.SlotsResponse:
-        """Find the filled slots of an utterance."""
-        return await one(request, "slots", item, worker.slots)
-
-    @app.post("/v1/slots/batch", responses=responses, tags=["utterances"])
-    async def all_slots(
-        request: Request, batch: schemas.Batch[schemas.SlotsRequest]
-    ) -> schemas.Results[schemas.SlotsResponse]:
-        """Several utterances."""
-        return schemas.Results(results=await do(request, "slots", batch.items, worker.slots))
+    for kind in TASKS.values():
+        add_task(kind)
 
     def indexed(*, changing: bool = False) -> Documents:
         if documents is None:
@@ -400,12 +374,12 @@ def _check_sizes(item: BaseModel, settings: Settings, prefix: str) -> None:
         ("context", settings.max_context),
     ):
         at_most(len(given.get(name) or ""), most, "characters", prefix + name)
-    contexts, words = given.get("contexts") or (), given.get("words") or ()
+    contexts, words = given.get("contexts") or (), given.get("tokens") or ()
     at_most(len(contexts), settings.max_contexts, "paragraphs", f"{prefix}contexts")
     for place, context in enumerate(contexts):
         at_most(len(context), settings.max_context, "characters", f"{prefix}contexts[{place}]")
-    at_most(len(words), settings.max_text, "words", f"{prefix}words")
-    at_most(sum(map(len, words)), settings.max_text, "characters", f"{prefix}words")
+    at_most(len(words), settings.max_text, "words", f"{prefix}tokens")
+    at_most(sum(map(len, words)), settings.max_text, "characters", f"{prefix}tokens")
 
 
 def _content(given: schemas.DocumentUpload, field: str) -> bytes:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, create_model, model_validator
 
 from zhaiju.data.examples import check_text
 from zhaiju.errors import DataError
+from zhaiju.tasks.base import Task
 
 ItemT = TypeVar("ItemT")
 
-TaskName = Literal["read", "select", "intent", "slots"]
 QUESTION = "誰在河邊修船？"
 CONTEXTS = ["林師傅在河邊修船。", "鎮上有兩家書店。"]
 START = "First code point of the quote in its paragraph (not UTF-16 unit, as JavaScript counts)."
@@ -104,17 +104,17 @@ class SlotsRequest(BaseModel):
 
     model_config = _config(
         {"text": "book a boat for tomorrow"},
-        {"words": ["book", "a", "boat", "for", "tomorrow"]},
-        either=[("text", "string"), ("words", "array")],
+        {"tokens": ["book", "a", "boat", "for", "tomorrow"]},
+        either=[("text", "string"), ("tokens", "array")],
     )
 
     text: Text | None = None
-    words: Annotated[list[Unicode] | None, Field(min_length=1, fail_fast=True)] = None
+    tokens: Annotated[list[Unicode] | None, Field(min_length=1, fail_fast=True)] = None
 
     @model_validator(mode="after")
     def _one(self) -> SlotsRequest:
-        if (self.text is None) == (self.words is None):
-            raise ValueError("expected either text or words")
+        if (self.text is None) == (self.tokens is None):
+            raise ValueError("expected either text or tokens")
         return self
 
 
@@ -152,7 +152,7 @@ class TokensRequest(BaseModel):
     model_config = _config({"text": CONTEXTS[0]}, {"text": "book a boat for tomorrow", "task": "intent"})
 
     text: Text
-    task: Annotated[TaskName, Field(description="The task whose encoder is to see the text.")] = "read"
+    task: Annotated[str, Field(description="The task whose encoder is to see the text.")] = "read"
 
 
 # --- responses
@@ -274,6 +274,39 @@ class SlotsResponse(BaseModel):
     tags: Sequence[str]
     scores: Annotated[Sequence[float], Field(description="Probability of each tag, 0..1.")]
     threshold: Annotated[float | None, Field(description="Score below which a slot is better left out.")] = None
+
+
+# What a task's own classes say in more words than its fields and columns do.
+_OWN: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
+    "select": (SelectRequest, SelectResponse),
+    "read": (ReadRequest, ReadResponse),
+    "intent": (IntentRequest, IntentResponse),
+    "slots": (SlotsRequest, SlotsResponse),
+}
+
+
+def wire(task: type[Task[Any, Any]]) -> tuple[type[BaseModel], type[BaseModel]]:
+    """A task's request, with its `fields`, and its response, with the `columns` of its predictions."""
+    if task.name in _OWN:
+        return _OWN[task.name]
+    title = task.name.title()
+    given: Any = dict.fromkeys(task.fields, (Text, ...))
+    told: Any = {name: (_type(kind, f"{title}{name.title()}"), ...) for name, kind in task.columns.items()}
+    told.pop("id")
+    return (
+        create_model(f"{title}Request", __config__=_config(), __doc__=task.__doc__, **given),
+        create_model(f"{title}Response", __doc__=task.__doc__, **told),
+    )
+
+
+def _type(kind: Any, title: str) -> Any:
+    """The type of a column."""
+    if isinstance(kind, list):
+        return Sequence[_type(kind[0], title)]  # type: ignore[misc]
+    if isinstance(kind, dict):
+        fields: Any = {name: (_type(inner, title + name.title()), ...) for name, inner in kind.items()}
+        return create_model(title, **fields)
+    return {"string": str, "int32": int, "float64": float}[kind]
 
 
 class Token(BaseModel):

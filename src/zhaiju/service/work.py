@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
+
+from pydantic import BaseModel
 
 from zhaiju.api import Model
 from zhaiju.corpus.ask import READ_N_BEST, Answer, Asker, Found, Trust, trust_of
@@ -23,6 +25,8 @@ from zhaiju.service.batching import Batch, Batcher, Ticket
 from zhaiju.service.documents import Documents, identity, shown_paragraph
 from zhaiju.service.limits import RequestError
 from zhaiju.service.turns import Turns
+from zhaiju.tasks import TASKS
+from zhaiju.tasks.base import Task
 
 ASKING = 4  # questions of a request over documents that are worked on at a time
 QUOTES = 5
@@ -46,8 +50,7 @@ class Models:
 def load_models(
     reader: str | None = STARTER,
     selector: str | None = None,
-    intent: str | None = None,
-    slots: str | None = None,
+    others: Sequence[str] = (),
     *,
     backend: str = AUTO,
     precision: str = "fp32",
@@ -58,8 +61,7 @@ def load_models(
     Args:
         reader: A checkpoint.
         selector: The same; None: the lexical ranking selects for the reader.
-        intent: The same.
-        slots: The same.
+        others: Checkpoints for other tasks; before one that does not say its task itself stands TASK=.
         backend: What computes.
         precision: How.
         streams: How often each is loaded, to compute side by side (see `zhaiju.threads.share`).
@@ -67,24 +69,25 @@ def load_models(
     Raises:
         ZhaijuError: one of them cannot be loaded.
     """
-    first, *more = (_load(reader, selector, intent, slots, backend, precision) for _ in range(streams))
+    first, *more = (_load(reader, selector, others, backend, precision) for _ in range(streams))
     trust = trust_of(first.where["read"], first.where.get("select")) if "read" in first.where else None
     return Models(first, trust, more)
 
 
-def _load(
-    reader: str | None, selector: str | None, intent: str | None, slots: str | None, backend: str, precision: str
-) -> Model:
+def _load(reader: str | None, selector: str | None, others: Sequence[str], backend: str, precision: str) -> Model:
     found = []
     if reader is not None:
         found.append(Model.load(reader, selector=selector, task="read", backend=backend, precision=precision))
     elif selector is not None:
         found.append(Model.load(selector, task="select", backend=backend, precision=precision))
-    for task, name in (("intent", intent), ("slots", slots)):
-        if name is not None:
-            found.append(Model.load(name, task=task, backend=backend, precision=precision))
+    for name in others:
+        task, _, what = name.partition("=")
+        known = task in TASKS and what
+        found.append(
+            Model.load(what if known else name, task=task if known else None, backend=backend, precision=precision)
+        )
     if not found:
-        raise ConfigError("no model named: expected a reader, a selector, an intent classifier or a slot tagger")
+        raise ConfigError("no model named: expected a reader, a selector, or a model for another task")
     parts = {task: part for one in found for task, part in one.parts.items()}
     where = {task: name for one in found for task, name in one.where.items()}
     model = Model(parts, joint=found[0].joint)
@@ -99,14 +102,8 @@ def _warm_up(model: Model) -> None:
 
     And while there is one thread only: an encoding learns from its tokenizer by calling it, and no other may then.
     """
-    if "read" in model.parts:
-        model.read("a", "b")
-    if "select" in model.parts:
-        model.select("a", ["b"])
-    if "intent" in model.parts:
-        model.intent("a")
-    if "slots" in model.parts:
-        model.slots("a")
+    for name in model.parts:
+        model.predict(name, TASKS[name].probe)
 
 
 class Worker:
@@ -196,66 +193,22 @@ class Worker:
             tokens=[schemas.Token(token=name, id=number, start=start, end=end) for name, number, start, end in columns]
         )
 
-    def select(self, items: Sequence[schemas.SelectRequest], ticket: Ticket) -> list[schemas.SelectResponse]:
-        """Choose a paragraph."""
-        questions, contexts = [item.question for item in items], [item.contexts for item in items]
+    def predict(self, task: type[Task[Any, Any]], items: Sequence[BaseModel], ticket: Ticket) -> list[BaseModel]:
+        """What a task predicts, each as `schemas.wire` has it."""
+        response = schemas.wire(task)[1]
+        more = (
+            {"threshold": self._models.model.thresholds.get(task.name)} if "threshold" in response.model_fields else {}
+        )
+        inputs = [item.model_dump(exclude_none=True) for item in items]
         return [
-            schemas.SelectResponse(index=found.index, score=found.score, scores=found.scores)
-            for found in self._model(ticket).select(questions, contexts)
-        ]
-
-    def read(self, items: Sequence[schemas.ReadRequest], ticket: Ticket) -> list[schemas.ReadResponse]:
-        """Quote from one paragraph."""
-        questions, contexts = [item.question for item in items], [item.context for item in items]
-        return [
-            schemas.ReadResponse(
-                answer=found.answer,
-                start=found.start,
-                end=found.end,
-                score=found.score,
-                null_score=found.null_score,
-                threshold=self._threshold("read"),
-                n_best=[
-                    schemas.Span(text=one.text, start=one.start, end=one.end, score=one.score) for one in found.n_best
-                ],
-            )
-            for found in self._model(ticket).read(questions, contexts)
-        ]
-
-    def intent(self, items: Sequence[schemas.IntentRequest], ticket: Ticket) -> list[schemas.IntentResponse]:
-        """Say what utterances are about."""
-        return [
-            schemas.IntentResponse(
-                label=found.label,
-                score=found.score,
-                threshold=self._threshold("intent"),
-                n_best=[schemas.LabelScore(label=one.label, score=one.score) for one in found.n_best],
-            )
-            for found in self._model(ticket).intent([item.text for item in items])
-        ]
-
-    def slots(self, items: Sequence[schemas.SlotsRequest], ticket: Ticket) -> list[schemas.SlotsResponse]:
-        """Find filled slots."""
-        given = [item.text if item.words is None else item.words for item in items]
-        found = self._model(ticket).slots(given, words=False)  # type: ignore[arg-type]  # some texts, some words
-        assert isinstance(found, list)
-        return [
-            schemas.SlotsResponse(
-                spans=[schemas.SlotSpan(**asdict(span)) for span in one.spans],
-                tags=one.tags,
-                scores=one.scores,
-                threshold=self._threshold("slots"),
-            )
-            for one in found
+            response.model_validate(found, from_attributes=True).model_copy(update=more)
+            for found in self._model(ticket).predict(task.name, inputs)
         ]
 
     def _model(self, ticket: Ticket) -> Model:
         return self._models.model.through(
             lambda task, engine: self._batchers[task].predictor(ticket) if task in self._batchers else engine
         )
-
-    def _threshold(self, task: str) -> float | None:
-        return self._models.model.thresholds.get(task)
 
     def _ask_all(self, questions: Mapping[int, str], ticket: Ticket) -> dict[int, schemas.AnswerResponse]:
         """Ask the documents, in threads where there are several questions, so that they are computed together."""

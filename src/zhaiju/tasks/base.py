@@ -87,6 +87,7 @@ class Task(ABC, Generic[ExampleT, PredictionT]):
         head: Its output layer.
         figures: Names of its figures, the primary one first; of each, higher is better.
         fields: What a row of it holds without its label: columns of a table, keys of JSON.
+        probe: A short row.
         column: The name of its answer in a table of predictions.
         columns: Fields of a prediction that are kept in tables of very many, `id` first and the answer second, each
             with its type: a name of Arrow's, [type] for a list, {field: type} for a record.
@@ -101,6 +102,7 @@ class Task(ABC, Generic[ExampleT, PredictionT]):
     head: ClassVar[Head]
     figures: ClassVar[tuple[str, ...]]
     fields: ClassVar[tuple[str, ...]]
+    probe: ClassVar[Mapping[str, Any]]
     column: ClassVar[str]
     columns: ClassVar[Mapping[str, Any]]
     kept: ClassVar[tuple[str, ...]] = ()

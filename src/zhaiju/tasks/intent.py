@@ -41,6 +41,7 @@ class IntentTask(Task[IntentExample, IntentPrediction]):
     head = Head("AutoModelForSequenceClassification", "labels")
     figures = ("accuracy",)
     fields = ("text",)
+    probe: ClassVar = {"text": "a"}
     column = "intent"
     columns: ClassVar = {"id": "string", "label": "string", "score": "float64"}
 

@@ -59,6 +59,7 @@ class ReadTask(Task[QAExample, ReadPrediction]):
     head = Head("AutoModelForQuestionAnswering", "tokens")
     figures = ("em", "f1")
     fields = ("question", "context")
+    probe: ClassVar = {"question": "a", "context": "b"}
     column = "answer"
     columns: ClassVar = {
         "id": "string",

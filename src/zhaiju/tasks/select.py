@@ -41,6 +41,7 @@ class SelectTask(Task[QAExample, SelectPrediction]):
     head = Head("AutoModelForMultipleChoice", "choices")
     figures = ("accuracy",)
     fields = ("question", "contexts")
+    probe: ClassVar = {"question": "a", "contexts": ["b"]}
     column = "answer"
     columns: ClassVar = {"id": "string", "source": "string", "index": "int32", "score": "float64"}
     over_paragraphs = True

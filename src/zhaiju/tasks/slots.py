@@ -46,6 +46,7 @@ class SlotsTask(Task[SlotExample, SlotPrediction]):
     head = Head("AutoModelForTokenClassification", "labels", per_token=True)
     figures = ("f1", "token_accuracy", "sentence_accuracy")
     fields = ("tokens", "text")
+    probe: ClassVar = {"tokens": ["a"]}
     column = "tags"
     columns: ClassVar = {"id": "string", "tags": ["string"], "spans": [SPAN]}
     kept = ("pieces",)

@@ -13,7 +13,7 @@ from fuzz.mutate import of_bytes, of_json
 from fuzz.target import Refusing, Target, file_of, hold, text_of
 from zhaiju import cli
 from zhaiju.config import TrainSettings, load_settings
-from zhaiju.corpus.ask import Trust
+from zhaiju.corpus.confidence import CONFIDENCE_FILE, ConfidenceModel
 from zhaiju.corpus.features import FeatureWeights
 from zhaiju.data.vocabulary import PlainTokenizer
 from zhaiju.errors import CheckpointError, ConfigError, DataError
@@ -57,11 +57,11 @@ def check_meta(data: bytes) -> None:
 
 def check_fitted(data: bytes) -> None:
     """What was fitted is read, or refused: how stages are weighed, what to trust, and the features."""
-    folder = file_of("fitted/trust.json", data).parent
+    folder = file_of(f"fitted/{CONFIDENCE_FILE}", data).parent
     for name in ("answer.json", "ranking.json"):
         file_of(f"fitted/{name}", data)
     loads: tuple[Callable[[], object], ...] = (
-        partial(Trust.load, folder),
+        partial(ConfidenceModel.load, folder),
         partial(FeatureWeights.load, folder / "ranking.json"),
         partial(load_joint, str(folder), "selector"),
     )

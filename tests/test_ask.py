@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from checkpoints import bert
 from test_documents import pdf
 from zhaiju import files, ui
-from zhaiju.corpus.ask import SIGNALS, Answer, Asker, Hit, Paragraphs, Trust, load_asker, sentence_around
+from zhaiju.corpus.ask import Answer, Asker, Hit, Paragraphs, load_asker
+from zhaiju.corpus.confidence import FEATURES, ConfidenceModel, features_of, sentence_around
 from zhaiju.corpus.documents import Paragraph
 from zhaiju.corpus.features import ranking
-from zhaiju.data.examples import Candidate, ReadPrediction
+from zhaiju.data.examples import Candidate, ReadPrediction, asked_of
 from zhaiju.errors import CheckpointError, ConfigError, DataError
 from zhaiju.inference.answer import Answerer
 
@@ -126,9 +127,9 @@ def test_the_question_may_be_in_another_script_than_the_document(starter):
 
 def test_nothing_shared_with_the_question_is_not_found(starter):
     answer = starter.ask("zebra xylophone", paragraphs())
-    assert answer == Answer("zebra xylophone", (), 0.0, starter.trust.threshold)
+    assert answer == Answer("zebra xylophone", (), 0.0, starter.answerer.threshold)
     assert not answer.found
-    assert starter.examine("？！", paragraphs())[1] == (0.0,) * len(SIGNALS)
+    assert starter.ask("？！", paragraphs()).quotes == ()
 
 
 def test_a_question_longer_than_the_window_is_told_without_a_row(starter):
@@ -187,28 +188,28 @@ def test_the_sentence_holds_the_quote_and_no_white_space_around_it(text, data):
     assert last == end or not text[last - 1].isspace()
 
 
-# --- trust
+# --- confidence
 
 
 def toy(count=400, noise=0.0, seed=0):
     """Signals of which the first says which answers are right."""
     chance = np.random.default_rng(seed)
     right = chance.random(count) < 0.4
-    signals = chance.normal(size=(count, len(SIGNALS)))
+    signals = chance.normal(size=(count, len(FEATURES)))
     signals[:, 0] = np.where(right, 2.0, -2.0) + noise * signals[:, 0]
     return signals, right
 
 
 def test_trust_tells_right_from_wrong_where_a_signal_does():
     signals, right = toy(noise=0.3)
-    trust = Trust.fit(signals, right, keep=0.95)
+    trust = ConfidenceModel.fit(signals, right, keep=0.95)
     confidences = np.array([trust.confidence(row) for row in signals])
     assert confidences[right].min() > 0.5 > confidences[~right].max()
 
 
 def test_more_of_a_good_sign_never_lowers_the_confidence():
-    trust = Trust.fit(*toy(noise=3.0), keep=0.95)
-    rows = np.zeros((50, len(SIGNALS)))
+    trust = ConfidenceModel.fit(*toy(noise=3.0), keep=0.95)
+    rows = np.zeros((50, len(FEATURES)))
     rows[:, 0] = np.linspace(-1e6, 1e6, 50)
     confidences = [trust.confidence(row) for row in rows]
     assert confidences == sorted(confidences)
@@ -220,9 +221,9 @@ def test_more_of_a_good_sign_never_lowers_the_confidence():
 def test_trust_can_be_fitted_whatever_the_scale_and_the_share_of_right_answers(scale, share):
     chance = np.random.default_rng(1)
     right = chance.random(500) < share
-    signals = scale * (chance.normal(size=(500, len(SIGNALS))) + right[:, None])
+    signals = scale * (chance.normal(size=(500, len(FEATURES))) + right[:, None])
     signals[:, 1] = 3.0  # one that never changes
-    trust = Trust.fit(signals, right, keep=0.9)
+    trust = ConfidenceModel.fit(signals, right, keep=0.9)
     confidences = [trust.confidence(row) for row in signals]
     assert np.mean(confidences) == pytest.approx(np.mean(right), abs=0.02)
 
@@ -230,7 +231,7 @@ def test_trust_can_be_fitted_whatever_the_scale_and_the_share_of_right_answers(s
 @pytest.mark.parametrize("keep", [0.5, 0.9, 0.94, 1.0])
 def test_the_threshold_lets_the_share_of_right_answers_through_that_was_asked_for(keep):
     signals, right = toy(noise=3.0)
-    trust = Trust.fit(signals, right, keep=keep)
+    trust = ConfidenceModel.fit(signals, right, keep=keep)
     passed = np.array([trust.confidence(row) >= trust.threshold for row in signals])
     assert keep <= passed[right].mean() <= keep + 2 / right.sum()
 
@@ -238,15 +239,15 @@ def test_the_threshold_lets_the_share_of_right_answers_through_that_was_asked_fo
 @pytest.mark.parametrize("right", [True, False])
 def test_trust_needs_right_and_wrong_answers(right):
     with pytest.raises(ConfigError, match="right and wrong"):
-        Trust.fit(np.zeros((3, len(SIGNALS))), np.full(3, right), keep=0.9)
+        ConfidenceModel.fit(np.zeros((3, len(FEATURES))), np.full(3, right), keep=0.9)
 
 
 def test_trust_comes_back_as_it_was(tmp_path):
-    trust = Trust.fit(*toy(noise=1.0), keep=0.9)
-    assert Trust.load(tmp_path) is None
+    trust = ConfidenceModel.fit(*toy(noise=1.0), keep=0.9)
+    assert ConfidenceModel.load(tmp_path) is None
     trust.save(tmp_path, {"questions": 400})
-    assert Trust.load(tmp_path) == trust
-    assert json.loads((tmp_path / "trust.json").read_text("utf-8"))["about"] == {"questions": 400}
+    assert ConfidenceModel.load(tmp_path) == trust
+    assert json.loads((tmp_path / "confidence.json").read_text("utf-8"))["about"] == {"questions": 400}
 
 
 @pytest.mark.parametrize(
@@ -255,7 +256,7 @@ def test_trust_comes_back_as_it_was(tmp_path):
         "{",
         "[]",
         b"\xff",
-        {"signals": ["coverage"]},
+        {"features": ["coverage"]},
         {"mean": [0.0]},
         {"spread": [1.0, 1.0, 0.0, 1.0, 1.0]},
         {"weights": [1.0, 1.0, math.nan, 1.0, 1.0]},
@@ -266,14 +267,14 @@ def test_trust_comes_back_as_it_was(tmp_path):
         {"mean": None},
     ],
 )
-def test_a_damaged_record_of_trust_is_told(tmp_path, change):
-    Trust.fit(*toy(noise=1.0), keep=0.9).save(tmp_path, {})
-    path = tmp_path / "trust.json"
+def test_a_damaged_confidence_model_is_told(tmp_path, change):
+    ConfidenceModel.fit(*toy(noise=1.0), keep=0.9).save(tmp_path, {})
+    path = tmp_path / "confidence.json"
     if isinstance(change, dict):
         change = json.dumps(json.loads(path.read_text("utf-8")) | change)
     path.write_bytes(change if isinstance(change, bytes) else change.encode())
-    with pytest.raises(ConfigError, match=r"trust\.json cannot be read"):
-        Trust.load(tmp_path)
+    with pytest.raises(ConfigError, match=r"confidence\.json cannot be read"):
+        ConfidenceModel.load(tmp_path)
 
 
 # --- what is weighed
@@ -304,17 +305,18 @@ class Found:
         self.paragraph, self.score = Paragraph(text, "a.txt"), score
 
 
-@pytest.mark.parametrize("score", [6.0, 60.0])
-def test_signals_do_not_depend_on_what_else_was_found_nor_how(score):
-    asker = Asker(Answerer(Engine(), ranking()))
-    source = Fused(Found("橋在岸上。河在橋下。", score), *[Found("甲", 0.02)] * int(score))
-    answer, signals = asker.examine("河橋", source)  # two characters and their pair, of which the pair is not there
-    assert dict(zip(SIGNALS, signals, strict=True)) == {
+@pytest.mark.parametrize("others", [6, 60])
+def test_what_confidence_looks_at_does_not_depend_on_what_else_was_found(others):
+    text = "橋在岸上。河在橋下。"
+    example = asked_of("1", "河橋", [text, *["甲"] * others])  # two characters and their pair, which is not there
+    (found,) = Answerer(Engine(), ranking()).answers([example])
+    features = features_of("河橋", text, found.selected.scores[0], found.prediction)
+    assert dict(zip(FEATURES, features, strict=True)) == {
         "coverage": pytest.approx(2 / 3),
         "sentence": pytest.approx(1 / 3),
-        "lexical": ranking().scores("河橋", ["橋在岸上。河在橋下。"])[0],
+        "lexical": ranking().scores("河橋", [text])[0],
         "null": 30.0,
-        "span": pytest.approx(math.log(answer.quotes[0].score)),
+        "span": pytest.approx(math.log(found.prediction.n_best[0].score)),
     }
 
 
@@ -338,7 +340,7 @@ def test_a_pair_that_was_not_calibrated_holds_nothing_back(foreign, one_thread, 
     names = {0: ("starter", None), 1: (str(foreign / "read"), str(foreign / "select"))}
     made = load_asker(names[reader][0], None if selector is None else names[selector][1])
     answer = made.ask("長安橋是誰設計的？", paragraphs())
-    assert made.trust is None
+    assert made.answerer.confidence is None
     assert answer.threshold is None
     assert answer.found
     check_quotes(answer)
@@ -348,8 +350,8 @@ def test_trust_beside_a_foreign_reader_is_not_believed(foreign, tmp_path, one_th
     import shutil
 
     shutil.copytree(foreign / "read", tmp_path / "read")
-    Trust.fit(*toy(noise=1.0), keep=0.9).save(tmp_path / "read", {})
-    assert load_asker(str(tmp_path / "read")).trust is None
+    ConfidenceModel.fit(*toy(noise=1.0), keep=0.9).save(tmp_path / "read", {})
+    assert load_asker(str(tmp_path / "read")).answerer.confidence is None
 
 
 def test_an_encoder_without_an_output_layer_is_no_reader(encoder, run, documents):
@@ -435,7 +437,7 @@ def test_not_found_is_said_in_plain_words_and_is_no_failure(run, documents):
 
 
 def test_below_the_threshold_the_nearest_is_shown_and_not_called_an_answer(run, documents, monkeypatch):
-    monkeypatch.setattr(Trust, "confidence", lambda self, signals: 0.0)
+    monkeypatch.setattr(ConfidenceModel, "confidence", lambda self, signals: 0.0)
     code, out, _ = run("ask", "長安橋是誰設計的？", documents)
     assert code == 0
     assert "do not seem to hold the answer (confidence 0%, below" in out

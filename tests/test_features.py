@@ -356,6 +356,7 @@ def test_every_door_ranks_alike(run, tmp_path):
     from zhaiju.service.batching import Ticket
     from zhaiju.service.schemas import AnswerRequest, SelectRequest
     from zhaiju.service.work import Worker, load_models
+    from zhaiju.tasks import SelectTask
 
     contexts = load_contexts(SAMPLE / "context.json")
     examples = list(read_qa(SAMPLE / "held_out.json", contexts=contexts))[:5]
@@ -372,8 +373,10 @@ def test_every_door_ranks_alike(run, tmp_path):
             texts = [context.text for context in example.contexts]
             answer, selected = model.answer(example.question, texts), model.select(example.question, texts)
             (served,) = worker.answer([AnswerRequest(question=example.question, contexts=texts)], Ticket(1e9))
-            (chosen,) = worker.select([SelectRequest(question=example.question, contexts=texts)], Ticket(1e9))
-            assert selected.scores == chosen.scores == tuple(ranking().scores(example.question, texts).tolist())
+            (chosen,) = worker.predict(
+                SelectTask, [SelectRequest(question=example.question, contexts=texts)], Ticket(1e9)
+            )
+            assert selected.scores == tuple(chosen.scores) == tuple(ranking().scores(example.question, texts).tolist())
             expected = (
                 row["index"],
                 row["answer"],

@@ -144,9 +144,9 @@ def test_an_answer_tells_its_page_where_the_document_tells_its_first(reader):
 
 def test_another_reader_says_nothing_where_its_own_no_answer_is_likelier(documents, monkeypatch):
     """Without a calibrated confidence the score is the span's probability, the no-answer's that of its logit."""
-    from zhaiju.corpus import ask
+    from zhaiju.corpus import joined
 
-    monkeypatch.setattr(ask, "trust_of", lambda reader, selector: None)
+    monkeypatch.setattr(joined, "confidence_model", lambda reader, selector: None)
     reader, plain = ZhaijuReader(), zhaiju.load("starter")
     for question in (QUESTION, ELSEWHERE):
         wanted = plain.answer(question, TEXTS)

@@ -22,7 +22,7 @@ from zhaiju.data.examples import (
 )
 from zhaiju.data.labelled import sentence_example
 from zhaiju.errors import ConfigError, DataError
-from zhaiju.inference.answer import Answerer, Joint
+from zhaiju.inference.answer import Answerer, Confidence, Joint
 from zhaiju.inference.backends import AUTO
 from zhaiju.inference.engine import Engine, Predictor, make_engine
 from zhaiju.modeling.checkpoint import STARTER, Checkpoint, load, read_meta, resolve
@@ -50,21 +50,30 @@ class Model:
     Args:
         parts: For each task that can be done the engine and the task.
         joint: How selector and reader are weighed.
+        confidence: Judges their answers.
 
     Attributes:
         parts: As given, with the lexical ranking for a reader that comes without a selector.
         joint: As given.
+        confidence: As given.
         where: For each task the directory or hub id of its checkpoint.
         thresholds: For each task the confidence (`score`) below which it is better to abstain; None where none was
             fitted.
     """
 
-    def __init__(self, parts: Mapping[str, tuple[Predictor, Task[Any, Any]]], *, joint: Joint | None = None) -> None:
+    def __init__(
+        self,
+        parts: Mapping[str, tuple[Predictor, Task[Any, Any]]],
+        *,
+        joint: Joint | None = None,
+        confidence: Confidence | None = None,
+    ) -> None:
         self.parts = dict(parts)
         if "read" in parts:
             self.parts.setdefault("select", (ranking(), SelectTask()))
         self.where: dict[str, str] = {}
         self.joint = joint
+        self.confidence = confidence
         self.thresholds: dict[str, float | None] = {}
 
     @classmethod
@@ -91,7 +100,7 @@ class Model:
         parts: dict[str, tuple[Predictor, Task[Any, Any]]]
         if name == "read":
             pair = join_up(open_one, what, selector)
-            answerer, joint = pair.answerer, pair.answerer.joint
+            answerer, joint, confidence = pair.answerer, pair.answerer.joint, pair.answerer.confidence
             checkpoints = {"read": pair.reader} | ({"select": pair.selector} if pair.selector else {})
             parts = {
                 "read": (answerer.reader, answerer.read_task),
@@ -99,8 +108,13 @@ class Model:
             }
         else:
             engine, checkpoint = open_one(what, name)
-            joint, checkpoints, parts = None, {name: checkpoint}, {name: (engine, checkpoint.task(name))}
-        model = cls(parts, joint=joint)
+            joint, confidence, checkpoints, parts = (
+                None,
+                None,
+                {name: checkpoint},
+                {name: (engine, checkpoint.task(name))},
+            )
+        model = cls(parts, joint=joint, confidence=confidence)
         model.thresholds = {name: one.threshold for name, one in checkpoints.items()}
         model.where = {name: one.where for name, one in checkpoints.items()}
         return model
@@ -112,7 +126,7 @@ class Model:
             wrap: Called with a task's name and its engine; gives what predicts in the engine's place.
         """
         parts = {name: (wrap(name, engine), task) for name, (engine, task) in self.parts.items()}
-        model = Model(parts, joint=self.joint)
+        model = Model(parts, joint=self.joint, confidence=self.confidence)
         model.thresholds = self.thresholds
         model.where = self.where
         return model
@@ -135,6 +149,7 @@ class Model:
             select_task=select_task,
             joint=self.joint,
             lexical=ranking().scores,
+            confidence=self.confidence,
         )
 
     def _part(self, name: str) -> tuple[Predictor, Task[Any, Any]]:

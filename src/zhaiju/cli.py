@@ -147,7 +147,7 @@ def ask(
     from zhaiju.corpus.ask import load_asker
 
     asker = load_asker(reader, selector, candidates=candidates)
-    if asker.trust is None:
+    if asker.answerer.confidence is None:
         ui.note("this reader and selector were not calibrated for this: nothing is held back")
     if asked is not None:
         _tell(asker.ask(asked, source), number, as_json)
@@ -250,7 +250,7 @@ def _next_question() -> str | None:
 
 
 def _tell(answer: Answer, number: int, as_json: bool) -> None:
-    from zhaiju.corpus.ask import sentence_around
+    from zhaiju.corpus.confidence import sentence_around
 
     if as_json:
         print(ui.json_text(answer.as_dict(number), indent=2 if sys.stdout.isatty() else None))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from zhaiju.corpus.confidence import confidence_model
 from zhaiju.corpus.features import ranking
 from zhaiju.inference.answer import PIPELINE, Answerer, Shortcuts, load_joint
 from zhaiju.inference.engine import Predictor
@@ -84,5 +85,6 @@ def join_up(
         joint=fitted or PIPELINE,
         lexical=lexical,
         shortcuts=shortcuts,
+        confidence=confidence_model(checkpoint.where, None if chosen is None else chosen.where),
     )
     return Joined(answerer, checkpoint, chosen, fitted is not None)

@@ -297,6 +297,7 @@ class ReadPrediction:
             answer is empty. None where there is no span to compare with.
         index: Index of the context in the example's `contexts`.
         selected: Probability of the paragraph where one was selected, else None.
+        confidence: Probability that the answer is right, 0..1, where a paragraph was selected, else None.
     """
 
     id: str
@@ -309,6 +310,7 @@ class ReadPrediction:
     null_score: float | None = None
     index: int = 0
     selected: float | None = None
+    confidence: float | None = None
 
     def bare(self) -> ReadPrediction:
         """What scoring needs of it: the answer, but not the runners-up."""

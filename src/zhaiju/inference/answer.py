@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -101,6 +101,41 @@ class Ranked:
     read: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A question, and how its answer came about.
+
+    Attributes:
+        example: The question.
+        selected: How likely each of its paragraphs is.
+        readings: What was read in the likeliest of them, likeliest first.
+        prediction: The answer.
+    """
+
+    example: QAExample
+    selected: SelectPrediction
+    readings: Sequence[ReadPrediction]
+    prediction: ReadPrediction
+
+    @property
+    def ranked(self) -> tuple[Ranked, ...]:
+        """All candidates, likeliest first."""
+        return rank(self.selected, self.readings)
+
+
+class Confidence(Protocol):
+    """Judges answers."""
+
+    @property
+    def threshold(self) -> float:
+        """Confidence below which the paragraphs are taken not to hold the answer."""
+        ...
+
+    def judge(self, question: str, text: str, logit: float, prediction: ReadPrediction) -> float:
+        """Probability that an answer is right, 0..1, from its paragraph and the selector's logit of that."""
+        ...
+
+
 @dataclass
 class Spared:
     """What shortcuts did so far.
@@ -129,6 +164,7 @@ class Answerer:
         joint: How both are weighed.
         lexical: The lexical ranking beside a trained selector; None: it does not count.
         shortcuts: Which paragraphs the selector need not look at; none unless asked for.
+        confidence: Judges the answers; None: their confidence is their own score.
 
     Attributes:
         spared: What the shortcuts did so far.
@@ -147,7 +183,9 @@ class Answerer:
         joint: Joint | None = None,
         lexical: Lexical | None = None,
         shortcuts: Shortcuts | None = None,
+        confidence: Confidence | None = None,
     ) -> None:
+        self.confidence = confidence
         self.shortcuts = shortcuts or Shortcuts()
         if self.shortcuts != Shortcuts() and lexical is None:
             raise ConfigError("prefilter and certain spare a trained selector work; there is none")
@@ -163,10 +201,25 @@ class Answerer:
         """One answer an example, in order; its `index` and `source` say which candidate it quotes."""
         source = iter(examples)
         while pool := list(islice(source, POOL_QUESTIONS)):
-            for example, selected, readings in self.readings(pool, self.joint):
-                yield join(example, selected, readings, self.joint)
+            for answered in self.answers(pool):
+                yield answered.prediction
             if progress is not None:
                 progress(len(pool))
+
+    @property
+    def threshold(self) -> float | None:
+        """Confidence below which the paragraphs are taken not to hold the answer; None: no answer is judged."""
+        return None if self.confidence is None else self.confidence.threshold
+
+    def answers(self, pool: Sequence[QAExample]) -> Iterator[Answered]:
+        """The answer to each question, and how it came about."""
+        for example, selected, readings in self.readings(pool, self.joint):
+            found = join(example, selected, readings, self.joint)
+            confidence = found.score
+            if self.confidence is not None:
+                text, logit = example.contexts[found.index].text, selected.scores[found.index]
+                confidence = self.confidence.judge(example.question, text, logit, found)
+            yield Answered(example, selected, readings, replace(found, confidence=confidence))
 
     def readings(
         self, pool: Sequence[QAExample], joint: Joint

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from zhaiju.api import Model
-from zhaiju.corpus.ask import SIGNALS, Answer, Asker, Hit, load_asker
+from zhaiju.corpus.ask import Answer, Asker, Hit, load_asker
 from zhaiju.corpus.documents import Paragraph
 from zhaiju.corpus.lexical import BM25
 from zhaiju.errors import ConfigError
@@ -119,8 +119,8 @@ class ZhaijuReader:
         if not readable:
             return {"answers": []}
         with self._lock:
-            found, signals = self._loaded().examine(query, _Given(readable))
-        scores, none = _scores(found, signals[SIGNALS.index("null")])
+            found = self._loaded().ask(query, _Given(readable))
+        scores, none = _scores(found)
         answers = [
             ExtractedAnswer(
                 query=query,
@@ -214,13 +214,13 @@ class _Given:
         return [Hit(self._paragraphs[place], float(scores[place])) for place in np.argsort(-scores, kind="stable")]
 
 
-def _scores(found: Answer, null: float) -> tuple[list[float], float]:
+def _scores(found: Answer) -> tuple[list[float], float]:
     """The score of each quote, and that of there being no answer."""
     if not found.quotes:
         return [], 1.0
     best = found.quotes[0].score
     if found.threshold is None:
-        ratio = math.exp(null) * best  # "no answer" against all spans together
+        ratio = math.exp(min(30.0, found.null_score or 0.0)) * best  # "no answer" against all spans together
         return [quote.score / (1 + ratio) for quote in found.quotes], ratio / (1 + ratio)
     right, wrong = found.confidence * (1 - found.threshold), (1 - found.confidence) * found.threshold
     sure = right / (right + wrong)

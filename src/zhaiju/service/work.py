@@ -12,11 +12,11 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from zhaiju.api import Model
-from zhaiju.corpus.ask import READ_N_BEST, Answer, Asker, Found, Trust, trust_of
+from zhaiju.corpus.ask import READ_N_BEST, Answer, Asker, Found
 from zhaiju.corpus.documents import Paragraph
-from zhaiju.data.examples import ReadPrediction, asked_of
+from zhaiju.data.examples import asked_of
 from zhaiju.errors import ConfigError, DataError
-from zhaiju.inference.answer import Ranked, join, rank
+from zhaiju.inference.answer import Answered
 from zhaiju.inference.backends import AUTO
 from zhaiju.inference.engine import Engine
 from zhaiju.modeling.checkpoint import STARTER
@@ -38,12 +38,10 @@ class Models:
 
     Attributes:
         model: For each task that can be done an engine.
-        trust: Judges answers from documents.
         more: The same models again, to compute beside them.
     """
 
     model: Model
-    trust: Trust | None = None
     more: Sequence[Model] = ()
 
 
@@ -70,8 +68,7 @@ def load_models(
         ZhaijuError: one of them cannot be loaded.
     """
     first, *more = (_load(reader, selector, others, backend, precision) for _ in range(streams))
-    trust = trust_of(first.where["read"], first.where.get("select")) if "read" in first.where else None
-    return Models(first, trust, more)
+    return Models(first, more)
 
 
 def _load(reader: str | None, selector: str | None, others: Sequence[str], backend: str, precision: str) -> Model:
@@ -90,7 +87,7 @@ def _load(reader: str | None, selector: str | None, others: Sequence[str], backe
         raise ConfigError("no model named: expected a reader, a selector, or a model for another task")
     parts = {task: part for one in found for task, part in one.parts.items()}
     where = {task: name for one in found for task, name in one.where.items()}
-    model = Model(parts, joint=found[0].joint)
+    model = Model(parts, joint=found[0].joint, confidence=found[0].confidence)
     model.where = where
     model.thresholds = {task: value for one in found for task, value in one.thresholds.items()}
     _warm_up(model)
@@ -177,9 +174,8 @@ class Worker:
     def _quote(self, items: Sequence[schemas.AnswerRequest], ticket: Ticket) -> Iterator[schemas.AnswerResponse]:
         """What `Model.answer` answers, and how the paragraphs were ranked."""
         examples = [asked_of(str(number), item.question, item.contexts or ()) for number, item in enumerate(items)]
-        answerer = self._model(ticket).answerer()
-        for example, selected, readings in answerer.readings(examples, answerer.joint):
-            yield _answered(join(example, selected, readings, answerer.joint), rank(selected, readings))
+        for answered in self._model(ticket).answerer().answers(examples):
+            yield _answered(answered)
 
     def tokens(self, item: schemas.TokensRequest) -> schemas.TokensResponse:
         """What the encoder of a task sees of a text."""
@@ -231,7 +227,7 @@ class Worker:
         ticket.check()
         answerer = self._model(ticket).answerer(n_best=READ_N_BEST)
         with self.turns.taken():
-            asked = Asker(answerer, self._models.trust).ask(question, _Aside(self.documents, self.turns))
+            asked = Asker(answerer).ask(question, _Aside(self.documents, self.turns))
             return _from_documents(asked)
 
 
@@ -257,7 +253,8 @@ def _placed(places: Sequence[int]) -> Iterator[None]:
         raise DataError(error.problem, row=row, field=error.field, found=error.found, expected=error.expected) from None
 
 
-def _answered(found: ReadPrediction, ranked: Sequence[Ranked]) -> schemas.AnswerResponse:
+def _answered(answered: Answered) -> schemas.AnswerResponse:
+    found = answered.prediction
     return schemas.AnswerResponse(
         answer=found.answer,
         start=found.start,
@@ -267,7 +264,7 @@ def _answered(found: ReadPrediction, ranked: Sequence[Ranked]) -> schemas.Answer
         index=found.index,
         selected=found.selected,
         found=bool(found.answer),
-        confidence=found.score,
+        confidence=found.confidence or 0.0,
         quotes=[
             schemas.Quote(
                 text=one.text, start=one.start, end=one.end, score=one.score, source=one.source, index=int(one.source)
@@ -276,7 +273,7 @@ def _answered(found: ReadPrediction, ranked: Sequence[Ranked]) -> schemas.Answer
         ],
         candidates=[
             schemas.Candidate(index=one.index, source=str(one.index), score=one.score, selected=one.read)
-            for one in ranked
+            for one in answered.ranked
         ],
     )
 

@@ -71,6 +71,7 @@ class ReadTask(Task[QAExample, ReadPrediction]):
         "index": "int32",
         "null_score": "float64",
         "selected": "float64",
+        "confidence": "float64",
     }
     kept = ("max_answer_chars",)
     over_paragraphs = True

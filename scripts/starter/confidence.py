@@ -1,10 +1,11 @@
 """Fit what tells how sure a packaged reader is.
 
-    python scripts/starter/trust.py questions.json --context context.json
+    python scripts/starter/confidence.py questions.json --context context.json
 
 On questions that the reader was not trained on: its temperature and threshold, as `zhaiju calibrate` does, and then the
-judge of its answers (`zhaiju.corpus.ask.Trust`). For the judge each question is asked of all paragraphs, and of all but
-those that hold the answer, where whatever is quoted is wrong. Both are kept in the reader's directory.
+judge of its answers (`zhaiju.corpus.confidence.ConfidenceModel`). For the judge each question is asked of all
+paragraphs, and of all but those that hold the answer, where whatever is quoted is wrong. Both are kept in the reader's
+directory.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from zhaiju import ui
-from zhaiju.corpus.ask import READ_N_BEST, TRUST_FILE, Asker, Hit, Paragraphs, Trust
+from zhaiju.corpus.ask import CANDIDATES, Hit, Paragraphs
+from zhaiju.corpus.confidence import CONFIDENCE_FILE, FEATURES, ConfidenceModel, features_of
 from zhaiju.corpus.documents import Paragraph
 from zhaiju.corpus.joined import join_up
-from zhaiju.data.examples import QAExample
+from zhaiju.data.examples import QAExample, asked_of
 from zhaiju.data.formats import load_contexts, read_qa
+from zhaiju.inference.answer import Answerer
 from zhaiju.inference.calibrate import calibrate
 from zhaiju.inference.engine import Engine, make_engine
 from zhaiju.modeling.checkpoint import Checkpoint, load, load_exported, save_calibration
@@ -46,13 +49,13 @@ class _Without:
 
 
 def examine(
-    asker: Asker, examples: Sequence[QAExample], texts: Sequence[str]
+    answerer: Answerer, examples: Sequence[QAExample], texts: Sequence[str]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
     """Ask every question twice: of all paragraphs, and of all but the one that holds the answer.
 
     Returns:
-        Signals float64 [2N, signals], whether the quote is exactly right bool [2N] (never in the second half), and
-        confidences float64 [2N].
+        Features float64 [2N, features], zeros where nothing was found, whether the quote is exactly right bool [2N]
+        (never in the second half), and confidences float64 [2N].
     """
     whole = Paragraphs([Paragraph(text, "corpus", number=place) for place, text in enumerate(texts)])
     rows, right, confidence = [], [], []
@@ -60,24 +63,30 @@ def examine(
         for there in (True, False):
             for example in examples:
                 source = whole if there else _Without(whole, example.context.text)
-                answer, signals = asker.examine(example.question, source)
-                text = answer.quotes[0].text if answer.quotes else ""
-                rows.append(signals)
-                right.append(there and course(text, example.gold)[0] == 1)
-                confidence.append(answer.confidence)
+                found = [hit.paragraph.text for hit in source.search(example.question, CANDIDATES)]
                 advance(1)
+                if not found:
+                    rows.append((0.0,) * len(FEATURES))
+                    right.append(False)
+                    confidence.append(0.0)
+                    continue
+                (answered,) = answerer.answers([asked_of(example.id, example.question, found)])
+                answer = answered.prediction
+                logit = answered.selected.scores[answer.index]
+                rows.append(features_of(example.question, found[answer.index], logit, answer))
+                right.append(there and course(answer.answer, example.gold)[0] == 1)
+                confidence.append(answer.confidence or 0.0)
     return np.array(rows), np.array(right), np.array(confidence)
 
 
-def figures(asker: Asker, examples: Sequence[QAExample], texts: Sequence[str]) -> dict[str, Any]:
+def figures(answerer: Answerer, examples: Sequence[QAExample], texts: Sequence[str]) -> dict[str, Any]:
     """What the judge is worth on questions."""
-    _, right, confidence = examine(asker, examples, texts)
+    _, right, confidence = examine(answerer, examples, texts)
     count = len(examples)
-    threshold = asker.trust.threshold if asker.trust else 0.0
-    kept = confidence >= threshold
+    kept = confidence >= (answerer.threshold or 0.0)
     return {
         "questions": count,
-        "threshold": threshold,
+        "threshold": answerer.threshold,
         "right_of_all": float(right[:count].mean()),
         "right_kept": float(kept[:count][right[:count]].mean()),
         "abstained_without": float(1 - kept[count:].mean()),
@@ -91,14 +100,16 @@ def open_reader(where: str, task: str) -> tuple[Engine, Checkpoint]:
     return make_engine(reader), reader
 
 
-def open_asker(where: str) -> Asker:
-    """What asks with a reader, and judges its answers as was fitted so far."""
-    return Asker(join_up(open_reader, where, n_best=READ_N_BEST).answerer, Trust.load(where))
+def open_answerer(where: str) -> Answerer:
+    """What answers with a reader, judged as was fitted so far."""
+    answerer = join_up(open_reader, where).answerer
+    answerer.confidence = ConfidenceModel.load(where)
+    return answerer
 
 
 def main() -> None:
     """Fit, keep, tell."""
-    parser = argparse.ArgumentParser(prog="trust.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="confidence.py", description=__doc__)
     parser.add_argument("questions", type=Path, help="labelled, unknown to the reader")
     parser.add_argument(
         "--context", type=Path, help="the paragraphs that rows point at; default: those of the questions"
@@ -115,10 +126,10 @@ def main() -> None:
         calibration, _, _ = calibrate(engine, reader.task("read"), examples, risk=RISK)
         save_calibration(where, calibration.to_json())
         ui.note(json.dumps(calibration.to_json()))
-        (options.reader / TRUST_FILE).unlink(missing_ok=True)
-        signals, right, _ = examine(open_asker(where), examples, texts)
-        Trust.fit(signals, right, keep=KEEP).save(where, {"questions": len(examples), "keep": KEEP})
-    ui.note(json.dumps(figures(open_asker(where), examples, texts), indent=2))
+        (options.reader / CONFIDENCE_FILE).unlink(missing_ok=True)
+        features, right, _ = examine(open_answerer(where), examples, texts)
+        ConfidenceModel.fit(features, right, keep=KEEP).save(where, {"questions": len(examples), "keep": KEEP})
+    ui.note(json.dumps(figures(open_answerer(where), examples, texts), indent=2))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ from zhaiju.service.limits import LOOPBACK, Settings
 if TYPE_CHECKING:
     from zhaiju.corpus.ask import Answer, Searchable
     from zhaiju.corpus.index import Embedding
-    from zhaiju.corpus.replica import Replication
     from zhaiju.data.examples import QAExample, ReadPrediction
     from zhaiju.data.formats import ReadLog
     from zhaiju.data.readers import Examples
@@ -96,15 +95,6 @@ On = Annotated[
 ]
 SkipFaulty = Annotated[bool, typer.Option("--skip-faulty", help="Leave faulty rows out, counted, instead of stopping.")]
 
-ReplicaOption = Annotated[
-    float,
-    typer.Option(
-        help="GiB that copies of indexes at addresses (s3://…) may take here; the index is asked in its copy. 0: none.",
-        metavar="GIB",
-        min=0,
-    ),
-]
-
 
 @app.command(epilog='Example: zhaiju ask "誰建造了這座橋？" notes/ report.pdf')
 def ask(
@@ -128,7 +118,6 @@ def ask(
     embedder: Annotated[
         str | None, typer.Option(help="The encoder that the index was made with, if it holds vectors.")
     ] = None,
-    replica: ReplicaOption = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Answer questions by quoting documents.
@@ -139,13 +128,12 @@ def ask(
 
     if embedder is not None and index is None:
         raise ConfigError("--embedder is the encoder of an index; name the index with --index")
-    kept = _replication(replica, index, every=0.0)
     asked, places = _question_and_paths(question, paths or [], index)
     if asked is not None:
         check_text(asked, "question")
     elif "-" in places:
         raise ConfigError("stdin cannot hold both documents and questions; give the question: zhaiju ask QUESTION -")
-    source = _open_source(places, index, embedder, kept, piped=asked is not None and _is_piped())
+    source = _open_source(places, index, embedder, piped=asked is not None and _is_piped())
     from zhaiju.corpus.ask import load_asker
 
     asker = load_asker(reader, selector, candidates=candidates)
@@ -181,15 +169,13 @@ def _question_and_paths(question: str | None, paths: list[str], index: str | Non
     return question, paths
 
 
-def _open_source(
-    paths: list[str], index: str | None, embedder: str | None, kept: Replication | None, *, piped: bool
-) -> Searchable:
+def _open_source(paths: list[str], index: str | None, embedder: str | None, *, piped: bool) -> Searchable:
     """An index, or the paragraphs of documents; those that come through a pipe where none is named."""
     from zhaiju.corpus.ask import Paragraphs
     from zhaiju.corpus.index import Index, is_index
 
     if index is not None:
-        return Index.open(index, embedding=_embedding(embedder), replica=kept)
+        return Index.open(index, embedding=_embedding(embedder))
     from zhaiju.corpus.documents import read_documents
 
     for name in paths:
@@ -222,16 +208,6 @@ def _embedding(name: str | None) -> Embedding | None:
     from zhaiju.corpus.embed import load_embedding
 
     return load_embedding(name)
-
-
-def _replication(gib: float, index: str | None, *, every: float) -> Replication | None:
-    if not gib:
-        return None
-    if index is None:
-        raise ConfigError("--replica is the room for a copy of an index; name the index with --index")
-    from zhaiju.corpus.replica import GIB, Replication
-
-    return Replication(most=int(gib * GIB), every=every, warn=_warn)
 
 
 def _next_question() -> str | None:
@@ -1294,11 +1270,6 @@ def serve(
     embedder: Annotated[
         str | None, typer.Option(help="The encoder that the index was made with, if it holds vectors.")
     ] = None,
-    replica: ReplicaOption = 0.0,
-    follow: Annotated[
-        float,
-        typer.Option(help="Seconds after which a copy is compared with its index; 0: before every question.", min=0),
-    ] = 5.0,
     uploads: Annotated[
         bool,
         typer.Option("--uploads", help="Let clients add and delete documents; the index is made if there is none."),
@@ -1374,7 +1345,6 @@ def serve(
     )  # fmt: skip
     if uploads and index is None:
         raise ConfigError("--uploads needs an index to put documents into; name it with --index")
-    kept = _replication(replica, index, every=follow)
     make_app, bind, serve_at = _service()
     from zhaiju.corpus.documents import Limits
     from zhaiju.modeling.memory import keep_steady
@@ -1389,9 +1359,7 @@ def serve(
             ui.note(f"anyone who reaches {host} may ask here: no --token-file was given")
         limits = Limits(max_seconds=max(1, round(settings.deadline)))  # nobody waits longer for an upload
         documents = (
-            None
-            if index is None
-            else Documents(index, create=uploads, embedding=_embedding(embedder), limits=limits, replica=kept)
+            None if index is None else Documents(index, create=uploads, embedding=_embedding(embedder), limits=limits)
         )
         runs = Runs(run) if run else None
         models = load_models(

@@ -42,9 +42,7 @@ import torch
 
 from zhaiju import files
 from zhaiju.config import TrainSettings, differences, load_settings
-from zhaiju.data.cache import Source
-from zhaiju.data.cache import keep as keep_tokens
-from zhaiju.data.examples import QAExample, SlotExample
+from zhaiju.data.examples import QAExample
 from zhaiju.data.formats import ReadLog, load_contexts
 from zhaiju.data.readers import paragraphs_of, read_examples
 from zhaiju.errors import ConfigError, DataError, TrainingError
@@ -382,8 +380,6 @@ def assemble(
     labels = labels_of(task_name, data.train)
     task = make_task(task_name, labels=labels, **asdict(settings))
     checkpoint = _start(task_name, settings, data, resumed, labels)
-    if settings.token_cache:
-        keep_tokens(checkpoint.encoding, _sources(data))
     pad_id = checkpoint.encoding.pad_id
     if resumed is None and task_name == "intent":
         _first_weights(checkpoint, task, settings, data)
@@ -423,15 +419,6 @@ def assemble(
 def _batch_tokens(settings: TrainSettings) -> int:
     """Of a batch that is evaluated: no more than one that is trained on."""
     return min(settings.batch_tokens, usual_batch_tokens(gpu=torch.cuda.is_available()))
-
-
-def _sources(data: TrainData) -> Iterator[Source]:
-    """All that a training tokenises."""
-    for example in (*data.train, *data.dev):
-        if isinstance(example, SlotExample):
-            yield example.tokens
-        else:
-            yield from example.texts
 
 
 def _conclude(

@@ -553,25 +553,21 @@ def _step_directory(run: Path, step: int) -> Path:
 
 
 def _save(run: Path, loop: Loop, checkpoint: Checkpoint, meta: Meta) -> None:
-    """Gather what all processes hold, and have the first one write it."""
-    with loop.averaged():
-        weights = loop.processes.gather(checkpoint.network.model.state_dict())
-    state = loop.state_dict()
-    loop.processes.first(lambda: _write(run, loop, checkpoint, meta, weights, state))
+    """Have the first process write the state."""
+    loop.processes.first(lambda: _write(run, loop, checkpoint, meta))
 
 
-def _write(
-    run: Path, loop: Loop, checkpoint: Checkpoint, meta: Meta, weights: dict[str, Any], state: dict[str, Any]
-) -> None:
+def _write(run: Path, loop: Loop, checkpoint: Checkpoint, meta: Meta) -> None:
     """Write the state, point `last` and `best` at it, then remove what nothing points at: safe at every moment."""
     directory = _step_directory(run, loop.step)
 
     def save_state(path: Path) -> None:
         with refusing():
-            torch.save(state, path)
+            torch.save(loop.state_dict(), path)
 
     def fill(temporary: Path) -> None:
-        save(temporary, checkpoint.network, checkpoint.encoding, meta, weights=weights)
+        with loop.averaged():
+            save(temporary, checkpoint.network, checkpoint.encoding, meta)
         save_state(temporary / STATE_FILE)
 
     if (run / "last").resolve() == directory.resolve() and (directory / STATE_FILE).is_file():

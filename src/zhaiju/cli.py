@@ -1215,46 +1215,6 @@ def reproduce(
             print(path)
 
 
-@app.command(epilog="Example: zhaiju bench --only read --questions 40 -o bench")
-def bench(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the page, the plot and the figures.")],
-    only: Annotated[
-        list[str] | None, typer.Option(help="read, same, answer, intent, slots or latency; may be given again.")
-    ] = None,
-    questions: Annotated[int, typer.Option(help="Questions of the largest comparison.", min=4)] = 200,
-    utterances: Annotated[int, typer.Option(help="Utterances of the largest comparison.", min=12)] = 12_000,
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds of each.", min=1)] = 3,
-    threads: Annotated[int, typer.Option(help="CPU threads of every way; 0: one a core.", min=0)] = 0,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder with course/, squad/, intent/, slot/. Default: the package's samples.")
-    ] = None,
-    encoder: Annotated[str | None, typer.Option(help="A MiniLM directory for intent and slots.")] = None,
-    peers: Annotated[
-        bool, typer.Option(help="Install the peers and compare with them; else only our own ways.")
-    ] = True,
-    as_json: AsJson = False,
-) -> None:
-    """Compare with other ways to run the same weights here: speed, and whether answers are the same.
-
-    Peers (transformers' pipelines, Haystack's reader) are installed into environments of their own in the user's
-    cache, once. One that cannot be is named.
-    """
-    from zhaiju.bench.run import bench as compare_all
-
-    if data is not None and not data.is_dir():
-        raise DataError("there is no such folder", file=data)
-    if output.is_file():
-        raise OutputError(f"{output} is a file, expected a folder")
-    record = compare_all(
-        output, only=only or (), questions=questions, utterances=utterances, rounds=rounds, threads=threads, data=data,
-        encoder=encoder, peers=peers,
-    )  # fmt: skip
-    if as_json:
-        _print_json(record)
-    else:
-        print(output / "benchmarks.md")
-
-
 _LIMITS = Settings()
 
 

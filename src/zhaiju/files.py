@@ -22,13 +22,6 @@ JSON_INDENT = 2
 SMALL_BYTES = 64 << 20  # of a file that is read whole and is no data: the largest tokenizers take about half
 
 
-def cache_folder(kind: str) -> Path:
-    """Where things of a kind are kept that can be made again: in $ZHAIJU_CACHE, else in the user's cache."""
-    if own := os.environ.get("ZHAIJU_CACHE"):
-        return Path(own) / kind
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zhaiju" / kind
-
-
 @contextmanager
 def writing_to(path: Path) -> Iterator[None]:
     """Turn the operating system's refusal to write into an `OutputError` that names `path`."""

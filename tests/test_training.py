@@ -474,22 +474,6 @@ def test_a_run_may_go_on_with_settings_that_decide_nothing_and_ends_the_same(tmp
     _assert_the_same(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_training_stops_where_it_is_told_to_on_the_way_of_the_whole_one(tmp_path, data):
-    settings = replace(TINY, max_steps=8, epochs=8)
-    train("read", settings, data, tmp_path / "whole")
-    for _ in range(2):  # there already, it stays there
-        result = train("read", settings, data, tmp_path / "run", until=4)
-        assert (result.finished, result.step) == (False, 4)
-        assert (tmp_path / "run" / "last").resolve().name == "step-00000004"
-    steps = [
-        [entry["lr"] for entry in read_metrics(tmp_path / name) if entry["event"] == "step"]
-        for name in ("run", "whole")
-    ]
-    assert steps[0] == steps[1][:4]
-    assert train("read", settings, data, tmp_path / "run", until=20).finished
-    _assert_the_same(tmp_path / "run", tmp_path / "whole")
-
-
 def test_nothing_to_train_on_is_said(tmp_path, data):
     bare = replace(data, train=[replace(example, answers=(), gold=()) for example in data.train])
     with pytest.raises(TrainingError, match="none of the 40 examples gives read anything"):

@@ -1708,7 +1708,7 @@ def _csv_predictions(path: Path) -> Iterable[tuple[str, str]]:
 def _show_answer(example: QAExample, prediction: ReadPrediction) -> None:
     out = ui.console()
     out.print(ui.visible(f"{example.id}  {example.question}"), style="bold")
-    out.print(ui.quote(example.contexts[prediction.index].text, prediction, whole=False))
+    out.print(ui.quote(example.contexts[prediction.index].text, prediction))
     out.print(
         f"    paragraph {ui.visible(prediction.source)}, characters {prediction.start}–{prediction.end}, "
         f"confidence {prediction.score:.0%}\n"

@@ -238,7 +238,6 @@ def train(
     run: Path,
     *,
     overwrite: bool = False,
-    until: int = 0,
     on_event: Callable[[Event], None] = lambda event: None,
     on_progress: Callable[[int], None] | None = None,
 ) -> RunResult:
@@ -250,8 +249,6 @@ def train(
         data: From `load_train_data`.
         run: The run's directory. If it holds an unfinished run with the same settings and data, that one goes on.
         overwrite: Remove a run that is there already.
-        until: Stop once so many steps are done, as at Ctrl-C: the schedule is still that of the whole training; 0:
-            train to the end.
         on_event: Called with every event of the loop.
         on_progress: Called with the number of dev examples done during evaluations.
 
@@ -268,7 +265,7 @@ def train(
             lambda: (lock.enter_context(_alone(run)), _claim(run, task_name, settings, data, overwrite=overwrite))[1]
         )
         with _not_left_alone(run, processes):
-            return _train(task_name, settings, data, run, resumed, processes, until, on_event, on_progress)
+            return _train(task_name, settings, data, run, resumed, processes, on_event, on_progress)
 
 
 def _train(
@@ -278,7 +275,6 @@ def _train(
     run: Path,
     resumed: Path | None,
     processes: Processes,
-    until: int,
     on_event: Callable[[Event], None],
     on_progress: Callable[[int], None] | None,
 ) -> RunResult:
@@ -300,7 +296,7 @@ def _train(
             ):
                 _save(run, loop, checkpoint, meta)
                 saved = True
-            if (processes.any(stop.is_set()) or 0 < until <= loop.step) and not loop.finished:
+            if processes.any(stop.is_set()) and not loop.finished:
                 if not saved and loop.step:
                     _save(run, loop, checkpoint, meta)
                 return _result(run, loop, finished=False)

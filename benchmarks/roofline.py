@@ -5,7 +5,7 @@ is noted, and each of its matrix products (projections, feed-forward, the two of
 then run alone, by PyTorch, at the same shapes and in the same precision. The sum of these times is a floor: softmax,
 norms, GELU, embeddings, tokenising and span search come on top of it. The share is the floor divided by the time taken.
 
-    python benchmarks/roofline.py [--data ../shared/data] [--questions 48] [--output docs/benchmark-roofline.md]
+    python -m benchmarks.roofline [--data ../shared/data] [--questions 48] [--output docs/benchmark-roofline.md]
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.peers.works import BERT, Sources, make_bert, questions
 from zhaiju import files, threads, ui
-from zhaiju.bench.works import BERT, Sources, make_bert, questions
 from zhaiju.inference.engine import make_engine
 from zhaiju.modeling.checkpoint import load
 
@@ -165,7 +165,7 @@ def main() -> None:
         lines = ["| " + " | ".join(row) + " |" for row in [columns, ["---"] * len(columns), *cells]]
         text = f"""# Benchmark: the roofline of reading
 
-`python benchmarks/roofline.py --questions {options.questions}` on {time.strftime("%Y-%m-%d")}: {platform.machine()},
+`python -m benchmarks.roofline --questions {options.questions}` on {time.strftime("%Y-%m-%d")}: {platform.machine()},
 {os.cpu_count()} CPU cores, torch {torch.__version__}; medians of {options.rounds} rounds.
 
 {about}

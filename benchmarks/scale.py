@@ -518,9 +518,6 @@ cores are not as busy as the arithmetic says, to within 3 %."""
   all of them: the median above is near the slowest search, not near the mean one.
 - Before any machine is bought: build one shard of {plan.shard:,} paragraphs of your own and measure it by this script's
   `search`. Your paragraphs are not made up, and the column "at worst" is {max(1, worst * plan.shard / plan.search):.1f} times the plan's.
-- A shard is an index on object storage, and each of its machines a replica (`zhaiju serve --replica`): it fetches a shard
-  of {largest["bytes"] * plan.shard / 1e9:.2f} GB once, then only files that are new, and answers on while object storage is away. A change shows
-  after `--follow` seconds and what its fetching takes. `benchmarks/replicas.py` measures that on one machine.
 - Not in it: vectors (4 bytes · their dimension more a paragraph), documents that change, the hour after a machine has
   failed, and the network: {traffic:.1f} GB a second come together from the shards if they send texts and not only scores."""
 

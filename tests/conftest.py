@@ -27,14 +27,6 @@ def pytest_runtest_call():
         raise
 
 
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
-    """Tokenised texts of tests go nowhere else; commands that tests start inherit it."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("ZHAIJU_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def one_thread():
     """Models as small as the tests' are slower on several."""

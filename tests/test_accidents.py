@@ -254,18 +254,6 @@ def test_standard_output_that_takes_no_more_is_one_line():
     )
 
 
-@pytest.mark.parametrize("accident", ["full", "read-only"])
-def test_a_cache_that_cannot_be_written_costs_no_more_than_its_use(run, disk, whole, tmp_path, monkeypatch, accident):
-    if accident == "full" and not disk.mounts:
-        pytest.skip("the limit of a file's size would hold for the run too")
-    monkeypatch.setenv("ZHAIJU_CACHE", str(disk.folder))
-    with disk.full() if accident == "full" else sealed(disk.folder, disk.mounts):
-        code, _, err = run(*training(tmp_path / "run"))
-        assert code == 0, err
-        assert not [path for path in disk.folder.rglob("*") if path.is_file() and path.name != "filler"]
-    assert state(tmp_path / "run") == whole("train", run)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_read_only_folder_is_one_line_and_nothing_changes(
     run,
@@ -433,7 +421,6 @@ def zhaiju(command, **how):
 def test_a_clock_set_back_while_a_training_runs_and_before_it_goes_on_changes_nothing(run, clock, whole, tmp_path):
     environment, back = clock
     back.unlink(missing_ok=True)
-    environment = environment | {"ZHAIJU_CACHE": str(tmp_path / "cache")}
     with subprocess.Popen(
         [sys.executable, "-m", "zhaiju", *map(str, training(tmp_path / "run"))], env=environment, stderr=subprocess.PIPE
     ) as process:

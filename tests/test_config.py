@@ -69,7 +69,7 @@ def test_differences_name_old_and_new():
 
 def test_what_decides_nothing_is_no_difference():
     settings = TrainSettings(scratch=True)
-    assert differences(settings, replace(settings, activation_checkpointing=True, token_cache=False)) == []
+    assert differences(settings, replace(settings, activation_checkpointing=True)) == []
 
 
 @pytest.mark.parametrize("name", ["seed", "threads", "max_answer_chars"])

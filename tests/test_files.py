@@ -12,7 +12,6 @@ from zhaiju.files import (
     atomic_directory,
     atomic_object,
     atomic_open,
-    cache_folder,
     fingerprint,
     point,
     read_json,
@@ -254,17 +253,6 @@ def test_an_object_written_entry_by_entry_is_the_object_written_whole(tmp_path, 
             write(key, value)
         assert names(tmp_path)[-1] == "whole.json"
     assert (tmp_path / "parts.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
-
-
-def test_the_folder_is_the_users_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("ZHAIJU_CACHE", str(tmp_path))
-    assert cache_folder("tokens") == tmp_path / "tokens"
-    monkeypatch.delenv("ZHAIJU_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder("tokens") == tmp_path / "zhaiju" / "tokens"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder("tokens") == tmp_path / ".cache" / "zhaiju" / "tokens"
 
 
 def test_a_small_file_is_read_and_a_link_to_it_too(tmp_path):

@@ -18,7 +18,6 @@ from zhaiju.corpus import index as module
 from zhaiju.corpus.documents import Paragraph
 from zhaiju.corpus.index import Changes, Embedding, Entry, Found, Index, Stored, sync
 from zhaiju.corpus.lexical import BM25
-from zhaiju.corpus.replica import Replication
 from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError
 
 KILLS = kills.count(5)
@@ -37,8 +36,8 @@ def texts(found):
     return [one.paragraph.text for one in found]
 
 
-# What is promised of an index wherever it is: in a folder, on a bucket, or there and read from a copy of it here.
-everywhere = pytest.mark.parametrize("place", ["folder", "bucket", "replica"], indirect=True)
+# What is promised of an index wherever it is: in a folder or on a bucket.
+everywhere = pytest.mark.parametrize("place", ["folder", "bucket"], indirect=True)
 
 
 @pytest.fixture
@@ -51,8 +50,7 @@ def opened(place, request, tmp_path):
     """Opens the index of a test, always the same one."""
     if place == "folder":
         return partial(Index.open, str(tmp_path / "index"))
-    kept = Replication(every=0, folder=tmp_path / "copies") if place == "replica" else None
-    return partial(Index.open, request.getfixturevalue("bucket"), replica=kept)
+    return partial(Index.open, request.getfixturevalue("bucket"))
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import sys
 import time
 from functools import cache
 from importlib.resources import files as resources
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +17,6 @@ from safetensors.numpy import load_file
 from zhaiju.errors import ConfigError
 from zhaiju.training.processes import Processes
 from zhaiju.training.run import read_metrics
-
-FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
-CONFIG = Path(__file__).parents[1] / "configs" / "fsdp.yaml"
 
 SAMPLE = resources("zhaiju.starter") / "sample"
 SETTINGS = {
@@ -61,14 +57,13 @@ def alone(data, tmp_path_factory):
 
 
 def launcher(kind):
-    """Arguments of Python that start two processes under DDP or FSDP, or one."""
+    """Arguments of Python that start two processes under DDP, or one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     return {
         "alone": [],
         "ddp": ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port],
-        "fsdp": ["-m", "accelerate.commands.launch", "--config_file", str(CONFIG), "--main_process_port", port],
     }[kind]
 
 
@@ -108,10 +103,9 @@ def same_training(run, other, primary):
         np.testing.assert_allclose(value, theirs[name], atol=5e-3, err_msg=name)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 @pytest.mark.parametrize(("task", "primary"), [("select", "accuracy"), ("read", "em")])
-def test_two_processes_train_what_one_does(data, alone, tmp_path, task, primary, kind):
-    done = train(task, data, tmp_path / "two", kind)
+def test_two_processes_train_what_one_does(data, alone, tmp_path, task, primary):
+    done = train(task, data, tmp_path / "two", "ddp")
     same_training(tmp_path / "two", alone(task), primary)
     assert done.stdout.count("best step") == 1  # one of them speaks
     found, wanted = (json.loads((run / "outcomes.json").read_text("utf-8")) for run in (tmp_path / "two", alone(task)))
@@ -119,10 +113,9 @@ def test_two_processes_train_what_one_does(data, alone, tmp_path, task, primary,
     assert (tmp_path / "two" / "last" / "config.json").read_text() == (alone(task) / "last" / "config.json").read_text()
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_a_run_goes_on_with_another_number_of_processes(data, alone, tmp_path, kind):
+def test_a_run_goes_on_with_another_number_of_processes(data, alone, tmp_path):
     run = tmp_path / "run"
-    for launched, wanted in ((kind, 5), ("alone", 9), (kind, None)):
+    for launched, wanted in (("ddp", 5), ("alone", 9), ("ddp", None)):
         with subprocess.Popen(
             command("read", data, run, launched), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         ) as process:
@@ -154,16 +147,12 @@ def test_what_the_first_process_refuses_stops_all_with_one_line(data, tmp_path):
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "launched for DeepSpeed; expected data parallelism"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "launched for Megatron-LM; expected data parallelism"),
         ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true", "PARALLELISM_CONFIG_TP_SIZE": "2"}, "for a parallelism_config"),
-        (FSDP | {"FSDP_VERSION": "1"}, "launched for FSDP 1; set fsdp_version: 2"),
-        (FSDP | {"FSDP_AUTO_WRAP_POLICY": "ALL"}, "fsdp_config: .*ALL"),
-        (FSDP | {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "use --activation-checkpointing"),
-        (FSDP | {"FSDP_IGNORED_MODULES": "encoder"}, "fsdp_ignored_modules; expected none"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "launched for FSDP; expected data parallelism"),
     ],
 )
 def test_other_kinds_of_parallelism_are_refused(monkeypatch, environment, line):
     for name, value in ({"WORLD_SIZE": "2"} | environment).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
     with pytest.raises(ConfigError, match=line):
         Processes()
 
@@ -192,44 +181,3 @@ def test_every_example_is_in_one_share_and_comes_back_in_its_place(tmp_path):
     wanted = [[list(range(count)), [float(count), 1.5], count > 5] for count in range(8)]
     for rank in range(3):
         assert json.loads((tmp_path / str(rank)).read_text()) == [wanted, "from 0"]
-
-
-# One step and an evaluation; then each process says how much it holds.
-HOLDINGS = """
-import json, sys
-from pathlib import Path
-from torch.distributed.tensor import DTensor
-from zhaiju.config import load_settings
-from zhaiju.training.processes import Processes
-from zhaiju.training.run import assemble, load_train_data
-
-data, folder = map(Path, sys.argv[1:3])
-settings = load_settings(None, json.loads(sys.argv[3]))
-processes = Processes()
-_, loop = assemble("read", settings, load_train_data("read", [data / "train.json"]), processes=processes)
-for event in loop.events():
-    pass
-parameters = list(loop.network.parameters())
-moments = [value for kept in loop.optimizer.state_dict()["state"].values() for value in list(kept.values())[1:]]
-held = [sum(value.to_local().numel() for value in values) for values in (parameters, moments, loop.average)]
-with processes.whole(loop.network):
-    whole = sum(value.numel() for value in loop.network.parameters() if not isinstance(value, DTensor))
-sharded = all(isinstance(value, DTensor) for value in loop.network.parameters())
-kept = processes.gather(parameters)
-(folder / str(processes.rank)).write_text(json.dumps([held, whole, sharded, sum(value.numel() for value in kept)]))
-"""
-
-
-def test_under_fsdp_each_process_holds_its_share(data, tmp_path):
-    script = tmp_path / "holdings.py"
-    script.write_text(HOLDINGS)
-    settings = {name.replace("-", "_"): value for name, value in SETTINGS.items()} | {"scratch": True, "max_steps": 1}
-    arguments = [*launcher("fsdp"), str(script), str(data), str(tmp_path), json.dumps(settings)]
-    done = subprocess.run([sys.executable, *arguments], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    first, second = (json.loads((tmp_path / str(rank)).read_text()) for rank in range(2))
-    whole = first[1]
-    assert [one + other for one, other in zip(first[0], second[0], strict=True)] == [whole, 2 * whole, whole]
-    assert max(*first[0][::2], *second[0][::2]) < 0.6 * whole
-    assert (second[1], first[2], second[2]) == (whole, True, True)
-    assert (first[3], second[3]) == (whole, 0)  # what is written is gathered in the first alone

@@ -469,37 +469,8 @@ def test_a_run_may_go_on_with_settings_that_decide_nothing_and_ends_the_same(tmp
     train("read", settings, data, tmp_path / "whole")
     with pytest.raises(_KilledError):
         train("read", settings, data, tmp_path / "run", on_event=_die_at(4))
-    frugal = replace(settings, activation_checkpointing=True, token_cache=False)
+    frugal = replace(settings, activation_checkpointing=True)
     assert train("read", frugal, data, tmp_path / "run").finished
-    _assert_the_same(tmp_path / "run", tmp_path / "whole")
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_a_run_is_the_same_bit_for_bit_with_cached_tokens_and_without(tmp_path, task, monkeypatch):
-    monkeypatch.setenv("ZHAIJU_CACHE", str(tmp_path / "cache"))
-    data = _data(task)
-    settings = replace(TINY, max_steps=4)
-    train(task, replace(settings, token_cache=False), data, tmp_path / "none")
-    assert not (tmp_path / "cache").exists()
-    for name in ("made", "found"):
-        train(task, settings, data, tmp_path / name)
-        assert len(list((tmp_path / "cache" / "tokens").iterdir())) == 1
-        _assert_the_same(tmp_path / name, tmp_path / "none")
-
-
-def test_a_training_stops_where_it_is_told_to_on_the_way_of_the_whole_one(tmp_path, data):
-    settings = replace(TINY, max_steps=8, epochs=8)
-    train("read", settings, data, tmp_path / "whole")
-    for _ in range(2):  # there already, it stays there
-        result = train("read", settings, data, tmp_path / "run", until=4)
-        assert (result.finished, result.step) == (False, 4)
-        assert (tmp_path / "run" / "last").resolve().name == "step-00000004"
-    steps = [
-        [entry["lr"] for entry in read_metrics(tmp_path / name) if entry["event"] == "step"]
-        for name in ("run", "whole")
-    ]
-    assert steps[0] == steps[1][:4]
-    assert train("read", settings, data, tmp_path / "run", until=20).finished
     _assert_the_same(tmp_path / "run", tmp_path / "whole")
 
 

@@ -30,7 +30,6 @@ from zhaiju.service.limits import LOOPBACK, Settings
 if TYPE_CHECKING:
     from zhaiju.corpus.ask import Answer, Searchable
     from zhaiju.corpus.index import Embedding
-    from zhaiju.corpus.replica import Replication
     from zhaiju.data.examples import QAExample, ReadPrediction
     from zhaiju.data.formats import ReadLog
     from zhaiju.inference.engine import Engine, Predictor
@@ -94,15 +93,6 @@ On = Annotated[
 ]
 SkipFaulty = Annotated[bool, typer.Option("--skip-faulty", help="Leave faulty rows out, counted, instead of stopping.")]
 
-ReplicaOption = Annotated[
-    float,
-    typer.Option(
-        help="GiB that copies of indexes at addresses (s3://…) may take here; the index is asked in its copy. 0: none.",
-        metavar="GIB",
-        min=0,
-    ),
-]
-
 
 @app.command(epilog='Example: zhaiju ask "誰建造了這座橋？" notes/ report.pdf')
 def ask(
@@ -126,7 +116,6 @@ def ask(
     embedder: Annotated[
         str | None, typer.Option(help="The encoder that the index was made with, if it holds vectors.")
     ] = None,
-    replica: ReplicaOption = 0.0,
     as_json: AsJson = False,
 ) -> None:
     """Answer questions by quoting documents.
@@ -137,13 +126,12 @@ def ask(
 
     if embedder is not None and index is None:
         raise ConfigError("--embedder is the encoder of an index; name the index with --index")
-    kept = _replication(replica, index, every=0.0)
     asked, places = _question_and_paths(question, paths or [], index)
     if asked is not None:
         check_text(asked, "question")
     elif "-" in places:
         raise ConfigError("stdin cannot hold both documents and questions; give the question: zhaiju ask QUESTION -")
-    source = _open_source(places, index, embedder, kept, piped=asked is not None and _is_piped())
+    source = _open_source(places, index, embedder, piped=asked is not None and _is_piped())
     from zhaiju.corpus.ask import load_asker
 
     asker = load_asker(reader, selector, candidates=candidates)
@@ -179,15 +167,13 @@ def _question_and_paths(question: str | None, paths: list[str], index: str | Non
     return question, paths
 
 
-def _open_source(
-    paths: list[str], index: str | None, embedder: str | None, kept: Replication | None, *, piped: bool
-) -> Searchable:
+def _open_source(paths: list[str], index: str | None, embedder: str | None, *, piped: bool) -> Searchable:
     """An index, or the paragraphs of documents; those that come through a pipe where none is named."""
     from zhaiju.corpus.ask import Paragraphs
     from zhaiju.corpus.index import Index, is_index
 
     if index is not None:
-        return Index.open(index, embedding=_embedding(embedder), replica=kept)
+        return Index.open(index, embedding=_embedding(embedder))
     from zhaiju.corpus.documents import read_documents
 
     for name in paths:
@@ -220,16 +206,6 @@ def _embedding(name: str | None) -> Embedding | None:
     from zhaiju.corpus.embed import load_embedding
 
     return load_embedding(name)
-
-
-def _replication(gib: float, index: str | None, *, every: float) -> Replication | None:
-    if not gib:
-        return None
-    if index is None:
-        raise ConfigError("--replica is the room for a copy of an index; name the index with --index")
-    from zhaiju.corpus.replica import GIB, Replication
-
-    return Replication(most=int(gib * GIB), every=every, warn=_warn)
 
 
 def _next_question() -> str | None:
@@ -1197,46 +1173,6 @@ def reproduce(
             print(path)
 
 
-@app.command(epilog="Example: zhaiju bench --only read --questions 40 -o bench")
-def bench(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the page, the plot and the figures.")],
-    only: Annotated[
-        list[str] | None, typer.Option(help="read, same, answer, intent, slots or latency; may be given again.")
-    ] = None,
-    questions: Annotated[int, typer.Option(help="Questions of the largest comparison.", min=4)] = 200,
-    utterances: Annotated[int, typer.Option(help="Utterances of the largest comparison.", min=12)] = 12_000,
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds of each.", min=1)] = 3,
-    threads: Annotated[int, typer.Option(help="CPU threads of every way; 0: one a core.", min=0)] = 0,
-    data: Annotated[
-        Path | None, typer.Option(help="Folder with course/, squad/, intent/, slot/. Default: the package's samples.")
-    ] = None,
-    encoder: Annotated[str | None, typer.Option(help="A MiniLM directory for intent and slots.")] = None,
-    peers: Annotated[
-        bool, typer.Option(help="Install the peers and compare with them; else only our own ways.")
-    ] = True,
-    as_json: AsJson = False,
-) -> None:
-    """Compare with other ways to run the same weights here: speed, and whether answers are the same.
-
-    Peers (transformers' pipelines, Haystack's reader) are installed into environments of their own in the user's
-    cache, once. One that cannot be is named.
-    """
-    from zhaiju.bench.run import bench as compare_all
-
-    if data is not None and not data.is_dir():
-        raise DataError("there is no such folder", file=data)
-    if output.is_file():
-        raise OutputError(f"{output} is a file, expected a folder")
-    record = compare_all(
-        output, only=only or (), questions=questions, utterances=utterances, rounds=rounds, threads=threads, data=data,
-        encoder=encoder, peers=peers,
-    )  # fmt: skip
-    if as_json:
-        _print_json(record)
-    else:
-        print(output / "benchmarks.md")
-
-
 _LIMITS = Settings()
 
 
@@ -1257,11 +1193,6 @@ def serve(
     embedder: Annotated[
         str | None, typer.Option(help="The encoder that the index was made with, if it holds vectors.")
     ] = None,
-    replica: ReplicaOption = 0.0,
-    follow: Annotated[
-        float,
-        typer.Option(help="Seconds after which a copy is compared with its index; 0: before every question.", min=0),
-    ] = 5.0,
     uploads: Annotated[
         bool,
         typer.Option("--uploads", help="Let clients add and delete documents; the index is made if there is none."),
@@ -1337,7 +1268,6 @@ def serve(
     )  # fmt: skip
     if uploads and index is None:
         raise ConfigError("--uploads needs an index to put documents into; name it with --index")
-    kept = _replication(replica, index, every=follow)
     make_app, bind, serve_at = _service()
     from zhaiju.corpus.documents import Limits
     from zhaiju.modeling.memory import keep_steady
@@ -1352,9 +1282,7 @@ def serve(
             ui.note(f"anyone who reaches {host} may ask here: no --token-file was given")
         limits = Limits(max_seconds=max(1, round(settings.deadline)))  # nobody waits longer for an upload
         documents = (
-            None
-            if index is None
-            else Documents(index, create=uploads, embedding=_embedding(embedder), limits=limits, replica=kept)
+            None if index is None else Documents(index, create=uploads, embedding=_embedding(embedder), limits=limits)
         )
         runs = Runs(run) if run else None
         models = load_models(
@@ -1722,7 +1650,7 @@ def _csv_predictions(path: Path) -> Iterable[tuple[str, str]]:
 def _show_answer(example: QAExample, prediction: ReadPrediction) -> None:
     out = ui.console()
     out.print(ui.visible(f"{example.id}  {example.question}"), style="bold")
-    out.print(ui.quote(example.contexts[prediction.index].text, prediction, whole=False))
+    out.print(ui.quote(example.contexts[prediction.index].text, prediction))
     out.print(
         f"    paragraph {ui.visible(prediction.source)}, characters {prediction.start}–{prediction.end}, "
         f"confidence {prediction.score:.0%}\n"

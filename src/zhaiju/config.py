@@ -144,9 +144,6 @@ class TrainSettings:
         "Keep only what enters each layer and compute the rest again on the way back: less memory, a third more time.",
         decides=False,
     )
-    token_cache: bool = setting(
-        True, "Keep tokenised texts on disk for the next training on them; see README.", decides=False
-    )
     threads: int = setting(
         0, "CPU threads; 0: OMP_NUM_THREADS, else one a physical core that may be used.", low=0, high=1 << 16
     )

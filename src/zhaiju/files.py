@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -20,13 +20,6 @@ from zhaiju.errors import OutputError
 
 JSON_INDENT = 2
 SMALL_BYTES = 64 << 20  # of a file that is read whole and is no data: the largest tokenizers take about half
-
-
-def cache_folder(kind: str) -> Path:
-    """Where things of a kind are kept that can be made again: in $ZHAIJU_CACHE, else in the user's cache."""
-    if own := os.environ.get("ZHAIJU_CACHE"):
-        return Path(own) / kind
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zhaiju" / kind
 
 
 @contextmanager
@@ -47,13 +40,6 @@ def atomic_open(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
     """
     # What is no Unicode, such as a byte of a file's name, becomes an escape that JSON knows too.
     with _atomic(Path(path), "w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
-        yield stream
-
-
-@contextmanager
-def atomic_binary(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """The same for a file of bytes, which may be read back and gone about in."""
-    with _atomic(Path(path), "w+b") as stream:
         yield stream
 
 
@@ -220,16 +206,7 @@ def sync_directory(path: Path) -> None:
 
 def remove_left_overs(path: Path) -> None:
     """Remove the temporary files and folders that killed writers of `path` have left; those of living ones stay."""
-    _remove_dead(path.parent.glob(f".{glob.escape(path.name)}.*.tmp"))
-
-
-def remove_left_overs_in(folder: Path) -> None:
-    """The same for all that is written in a folder."""
-    _remove_dead(folder.glob(".*.tmp"))
-
-
-def _remove_dead(temporaries: Iterable[Path]) -> None:
-    for stale in temporaries:
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with suppress(OSError), _opened(stale) as descriptor:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()

@@ -121,13 +121,13 @@ def figures(values: Mapping[str, Any]) -> list[list[str]]:
     return [[name, f"{value:.4f}" if isinstance(value, float) else str(value)] for name, value in values.items()]
 
 
-def quote(context: str, prediction: ReadPrediction, *, whole: bool = False) -> Text:
-    """The quote highlighted in its paragraph, or in as much of it as fits a few lines."""
+def quote(context: str, prediction: ReadPrediction) -> Text:
+    """The quote highlighted in as much of its paragraph as fits a few lines."""
     from rich.text import Text
 
     start, end = prediction.start, prediction.end
-    left = 0 if whole else max(0, start - AROUND_CHARS)
-    right = len(context) if whole else min(len(context), end + AROUND_CHARS)
+    left = max(0, start - AROUND_CHARS)
+    right = min(len(context), end + AROUND_CHARS)
     text = Text("…" if left else "")
     text.append(visible(context[left:start]))
     before, after = ("", "") if sys.stdout.isatty() else MARKS

@@ -6,7 +6,7 @@ ranks (Cormack and others, 2009).
 
 A change of documents is one commit of Lance: whoever reads sees all of it or nothing, and a writer that is killed
 leaves the last commit. In a local folder a lock lets one process write at a time. Elsewhere (`s3://…`) Lance itself
-refuses what would overwrite another's commit, and `replica` keeps a copy here to read from.
+refuses what would overwrite another's commit.
 """
 
 from __future__ import annotations
@@ -19,21 +19,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from zhaiju.corpus import cluster
 from zhaiju.corpus.lexical import terms
-from zhaiju.corpus.replica import Replica, Replication
 from zhaiju.data.storage import check_endpoint, is_local, lock
 from zhaiju.errors import ConfigError, DataError, OutputError, ZhaijuError, verbatim
 
 if TYPE_CHECKING:
     from zhaiju.corpus.documents import Paragraph
-
-_T = TypeVar("_T")
 
 VERSION = "1"
 BATCH_DOCUMENTS = 256
@@ -135,42 +132,26 @@ class Changes:
 class Index:
     """Paragraphs that can be searched; made by `Index.open`."""
 
-    def __init__(self, table: Any, uri: str, embedding: Embedding | None, replica: Replica | None = None) -> None:
-        self._opened = table
+    def __init__(self, table: Any, uri: str, embedding: Embedding | None) -> None:
+        self._table = table
         self._embedding = embedding
-        self._replica = replica
         self._locked = False
         self.uri = uri
 
     @classmethod
-    def open(
-        cls,
-        uri: str,
-        *,
-        create: bool = False,
-        embedding: Embedding | None = None,
-        replica: Replication | None = None,
-    ) -> Index:
+    def open(cls, uri: str, *, create: bool = False, embedding: Embedding | None = None) -> Index:
         """Open an index.
 
         Args:
             uri: A folder, or an address that LanceDB understands, such as `s3://bucket/index`.
             create: Make it if there is none.
             embedding: Search by vectors too. An index has them only if it was made with an embedding.
-            replica: Read it from a copy on this machine that follows it (see `corpus.replica`); None: where it is.
-                What is written goes to the index, and to the copy from there.
 
         Raises:
             DataError: there is no index, or not one of this version.
-            ConfigError: it was made with another embedding, or lancedb is not installed; a replica is wanted of a
-                folder, or of an address that Arrow knows nothing of.
+            ConfigError: it was made with another embedding, or lancedb is not installed.
             OutputError: it cannot be made.
         """
-        follower = None
-        if replica is not None:
-            follower = Replica(uri, f"{_TABLE}.lance", replica, lambda folder: _copied(folder, uri, embedding))
-            if follower.has_copy:
-                return cls(None, uri, embedding, follower)
         table = _opened(uri)
         if table is None and not create:
             raise DataError("holds no index", file=uri)
@@ -178,50 +159,13 @@ class Index:
             with lock(uri), _writing(uri):
                 table = _opened(uri) or _created(uri, embedding)
         _check(table, uri, embedding)
-        made = cls(table, uri, embedding, follower)
-        made._follow()
-        return made
-
-    def close(self) -> None:
-        """End the thread that follows an index of which there is a copy here."""
-        if self._replica is not None:
-            self._replica.close()
-
-    @property
-    def behind(self) -> float | None:
-        """Seconds since the index was last asked, where it cannot be asked now and a copy of it answers; else None."""
-        return None if self._replica is None else self._replica.behind
-
-    @property
-    def _table(self) -> Any:
-        """The table where it is, not a copy."""
-        if self._opened is None:
-            self._opened = _opened(self.uri)
-            if self._opened is None:
-                raise DataError("holds no index", file=self.uri)
-        return self._opened
-
-    def _read(self, read: Callable[[Any], _T]) -> _T:
-        """What a function reads from the table, or from a copy of it that stays as it is meanwhile."""
-        while self._replica is not None and (copy := self._replica.copy()) is not None:
-            try:
-                return read(copy.table)
-            except (OSError, RuntimeError, ValueError) as error:
-                if not self._replica.renew(copy):
-                    raise DataError("cannot be read as an index", file=self.uri, found=_found(error)) from error
-        table = self._table
-        with _reading(self.uri):
-            return read(table)
-
-    def _follow(self) -> None:
-        """Have a copy show at once what was written."""
-        if self._replica is not None:
-            self._replica.follow(now=True)
+        return cls(table, uri, embedding)
 
     @property
     def count(self) -> int:
         """Number of paragraphs."""
-        return self._read(lambda table: int(table.count_rows(_NO_MARKER)))
+        with _reading(self.uri):
+            return int(self._table.count_rows(_NO_MARKER))
 
     def documents(self) -> list[Stored]:
         """The documents in the order of their names."""
@@ -239,11 +183,9 @@ class Index:
         return [_paragraph(row) for row in sorted(rows, key=lambda row: row["place"])]
 
     def _rows(self, columns: dict[str, str], where: str | None = None) -> Any:
-        def read(table: Any) -> Any:
-            query = table.search().select(columns)
+        with _reading(self.uri):
+            query = self._table.search().select(columns)
             return (query.where(where) if where else query).to_arrow()
-
-        return self._read(read)
 
     def search(self, question: str, k: int) -> list[Found]:
         """The best `k` paragraphs, best first, fewer where fewer share anything with the question.
@@ -254,10 +196,13 @@ class Index:
             return []
         limit = max(k, CANDIDATES)
         if self._embedding is None:
-            words = self._read(lambda table: _by_words(table, question, limit))
-            return [Found(_paragraph(row), score) for row, score in words[:k]]
-        vector = self._embedding.vectors([question])[0]
-        return self._read(lambda table: _by_both(table, question, vector, limit, k))
+            with _reading(self.uri):
+                found = _by_words(self._table, question, limit)
+        else:
+            vector = self._embedding.vectors([question])[0]
+            with _reading(self.uri):
+                found = _fused([_by_words(self._table, question, limit), _by_vector(self._table, vector, limit)])
+        return [Found(_paragraph(row), score) for row, score in found[:k]]
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -300,7 +245,6 @@ class Index:
                 merge.when_not_matched_by_source_delete(_among(names)).execute(rows)
             elif removed:
                 self._table.delete(_among(names))
-        self._follow()
 
     def update(self, document: str, digest: str, paragraphs: Sequence[Paragraph]) -> None:
         """Add a document or put it in the place of what it was; for many of them `commit` is quicker."""
@@ -313,7 +257,8 @@ class Index:
     @property
     def is_optimised(self) -> bool:
         """Whether the full-text index holds every row; others are found too, but slower."""
-        statistics = self._read(lambda table: table.index_stats(_WORDS))
+        with _reading(self.uri):
+            statistics = self._table.index_stats(_WORDS)
         return statistics is not None and statistics.num_unindexed_rows == 0
 
     def optimise(self, *, on: str = "local") -> None:
@@ -333,7 +278,6 @@ class Index:
                 self._table.optimize(cleanup_older_than=KEPT)
             else:
                 cluster.build(self._table.uri, "terms", name=_WORDS, settings=_PLAIN, kept=KEPT)
-        self._follow()
 
     def _arrow(self, entries: Sequence[Entry], schema: Any) -> Any:
         rows: dict[str, list[Any]] = {name: [] for name in schema.names if name != "vector"}
@@ -468,12 +412,6 @@ def _by_vector(table: Any, vector: npt.NDArray[np.float32], limit: int) -> list[
     return _ordered((row, 1 - row["_distance"]) for row in rows)
 
 
-def _by_both(table: Any, question: str, vector: npt.NDArray[np.float32], limit: int, k: int) -> list[Found]:
-    """The best `k` by words and by vectors, fused."""
-    found = _fused([_by_words(table, question, limit), _by_vector(table, vector, limit)])[:k]
-    return [Found(_paragraph(row), score) for row, score in found]
-
-
 def _fused(rankings: Sequence[Sequence[tuple[dict[str, Any], float]]]) -> list[tuple[dict[str, Any], float]]:
     """Rows by the sum of 1 / (60 + rank), the first rank being 1."""
     rows: dict[tuple[str, int], dict[str, Any]] = {}
@@ -575,14 +513,6 @@ def _opened(uri: str) -> Any:
         raise DataError("cannot be read as an index", file=uri, found=_found(error)) from None
     except (OSError, RuntimeError) as error:
         raise DataError("cannot be read as an index", file=uri, found=_found(error)) from None
-
-
-def _copied(folder: str, uri: str, embedding: Embedding | None) -> Any:
-    """The table of a copy of an index, which never changes."""
-    with _reading(uri):
-        table = _library("lancedb").connect(folder).open_table(_TABLE)
-    _check(table, uri, embedding)
-    return table
 
 
 def _created(uri: str, embedding: Embedding | None) -> Any:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -136,14 +136,6 @@ class Pair:
         return _window(self.frame, self.told, a, b, choice, self.length)
 
 
-class Store(Protocol):
-    """Texts that were tokenised before; see `zhaiju.data.cache`."""
-
-    def get(self, source: str | tuple[str, ...]) -> Tokens | None:
-        """The tokens of a text or of a list of words, if they are there."""
-        ...
-
-
 class Encoding:
     """A tokenizer with the settings of windows: the only way from text to tokens in zhaiju.
 
@@ -153,9 +145,6 @@ class Encoding:
         overlap: Characters that neighbouring windows of a context share, at least; at most half a window.
         script: "as-is", "simplified" or "traditional": what the encoder sees.
         boundaries: "words": a text is cut at its words first, see `zhaiju.data.words`; "pieces": as the tokenizer does.
-
-    Attributes:
-        store: Looked into before a text is tokenised.
 
     Raises:
         CheckpointError: the tokenizer is not a fast one.
@@ -191,7 +180,6 @@ class Encoding:
         self.overlap = overlap
         self.script = script
         self.boundaries = boundaries
-        self.store: Store | None = None
         self._cache: OrderedDict[str | tuple[str, ...], Tokens] = OrderedDict()
         self._cached_bytes = 0
         self._lock = Lock()  # a tokenizer serves one thread at a time
@@ -268,8 +256,7 @@ class Encoding:
             if known is not None:
                 self._cache.move_to_end(key)
                 return known
-            stored = None if self.store is None else self.store.get(key)
-            tokens = self._cache[key] = self.compute(key) if stored is None else stored
+            tokens = self._cache[key] = self.compute(key)
             self._cached_bytes += _cost(key, tokens)
             while len(self._cache) > CACHED_TEXTS or (
                 self._cached_bytes > CACHED_BYTES and len(self._cache) > CACHED_ALWAYS

@@ -13,8 +13,6 @@ import posixpath
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -45,32 +43,22 @@ def check_endpoint(address: str) -> None:
             raise ConfigError(f"{name} is {endpoint}; http is allowed only with AWS_ALLOW_HTTP=true")
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A file as it is listed: its name, its size in bytes, when it was written, in nanoseconds."""
-
-    name: str
-    size: int
-    written: int
-
-
 class Storage:
     """What lies under an address: a folder's files, or the objects whose names begin with it.
 
     Args:
         address: A path, or an address with a scheme.
-        hasty: Object storage that does not answer is given up within seconds.
 
     Raises:
         ConfigError: nothing is known of such an address, or what the environment says of its endpoint is wrong.
     """
 
-    def __init__(self, address: str, *, hasty: bool = False) -> None:
+    def __init__(self, address: str) -> None:
         self.address = address.rstrip("/") or "/"
         self._fs: Any = None
         if not is_local(address):
             check_endpoint(address)
-            self._fs, self._root = _file_system(self.address, hasty)
+            self._fs, self._root = _file_system(self.address)
 
     def at(self, name: str) -> str:
         """The address of what is called `name` in it."""
@@ -89,24 +77,6 @@ class Storage:
             fs = importlib.import_module("pyarrow.fs")
             found = self._fs.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
             return sorted(info.base_name for info in found if info.type == fs.FileType.File)
-
-    def listed(self, under: str) -> list[Listed]:
-        """The files directly in a folder of it, in the order of their names; none where there is nothing.
-
-        Raises:
-            DataError: it cannot be looked at.
-        """
-        with _reading(self.at(under)):
-            if self._fs is None:
-                try:
-                    found = [(path.name, path.stat()) for path in Path(self.address, under).iterdir() if path.is_file()]
-                except FileNotFoundError:
-                    return []
-                return sorted((Listed(name, at.st_size, at.st_mtime_ns) for name, at in found), key=attrgetter("name"))
-            fs = importlib.import_module("pyarrow.fs")
-            within = fs.FileSelector(posixpath.join(self._root, under), allow_not_found=True)
-            infos = [info for info in self._fs.get_file_info(within) if info.type == fs.FileType.File]
-            return sorted((Listed(one.base_name, one.size, one.mtime_ns) for one in infos), key=attrgetter("name"))
 
     def has(self, name: str) -> bool:
         """Whether there is a file of this name in it.
@@ -214,7 +184,7 @@ def local(address: str) -> Iterator[Path]:
         yield path
 
 
-def _file_system(address: str, hasty: bool) -> tuple[Any, str]:
+def _file_system(address: str) -> tuple[Any, str]:
     """Arrow's file system for an address, and the path there."""
     fs = importlib.import_module("pyarrow.fs")
     scheme, _, path = address.partition("://")
@@ -229,11 +199,8 @@ def _file_system(address: str, hasty: bool) -> tuple[Any, str]:
             options |= {"scheme": protocol, "endpoint_override": host.rstrip("/")}
         if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
             options["region"] = region
-        retry = fs.AwsStandardS3RetryStrategy(max_attempts=2 if hasty else 5)
-        options |= (
-            {"connect_timeout": 2, "request_timeout": 5} if hasty else {"connect_timeout": 5, "request_timeout": 60}
-        )
-        return fs.S3FileSystem(retry_strategy=retry, **options), path
+        retry = fs.AwsStandardS3RetryStrategy(max_attempts=5)
+        return fs.S3FileSystem(retry_strategy=retry, connect_timeout=5, request_timeout=60, **options), path
     except (OSError, ValueError, NotImplementedError) as error:
         raise ConfigError(f"{address} cannot be reached: {_reason(error)}") from None
 

@@ -99,7 +99,6 @@ def export(
     *,
     precisions: Sequence[str] = ("fp32",),
     examples: Sequence[Any] = (),
-    quantisation: Quantisation = BEST,
     progress: Callable[[int], None] | None = None,
 ) -> list[Verified]:
     """Write a checkpoint as a directory of ONNX graphs, if these do what it does.
@@ -114,7 +113,6 @@ def export(
         directory: Must not exist.
         precisions: Of `PRECISIONS`.
         examples: Labelled examples, for bf16 and int8.
-        quantisation: How int8 is made.
         progress: Called with the number of examples done since the last call.
 
     Raises:
@@ -147,7 +145,7 @@ def export(
         found.append(_agreement(checkpoint, exported, task, judged))
         if "int8" in lossy:
             windows = [window for example in calibrating for window in task.encode(example, checkpoint.encoding)]
-            quantise(graph, temporary / GRAPHS["int8"], windows, checkpoint.encoding.pad_id, quantisation)
+            quantise(graph, temporary / GRAPHS["int8"], windows, checkpoint.encoding.pad_id)
         before = _figures(make_engine(exported), task, judged, progress) if lossy else {}
         for precision in lossy:
             engine = make_engine(exported, precision=precision)

@@ -599,9 +599,7 @@ def refusing() -> Iterator[None]:
         raise OSError((str(error).strip().splitlines() or [type(error).__name__])[0]) from error
 
 
-def save(
-    directory: Path, network: Network, encoding: Encoding, meta: Meta, *, weights: Mapping[str, Any] | None = None
-) -> None:
+def save(directory: Path, network: Network, encoding: Encoding, meta: Meta) -> None:
     """Write a checkpoint into an existing directory; the caller makes that atomic.
 
     Args:
@@ -609,13 +607,12 @@ def save(
         network: What is kept.
         encoding: Its tokenizer and windows.
         meta: The settings to keep with it.
-        weights: State of the network's model to keep; None: the one that it has.
 
     Raises:
         OSError: it cannot be written.
     """
     with _silence(), refusing():
-        network.model.save_pretrained(directory, state_dict=None if weights is None else dict(weights))
+        network.model.save_pretrained(directory)
     _save_rest(directory, encoding, meta, {})
 
 

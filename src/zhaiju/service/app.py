@@ -259,14 +259,13 @@ def make_app(
         return schemas.Status(status="ok", tasks=worker.tasks)
 
     @app.get("/readyz", responses={503: responses[503]}, tags=["service"])
-    async def readyz() -> schemas.Readiness:
+    async def readyz() -> schemas.Status:
         """Whether it can answer: every engine works, and the index can be read."""
         if not worker.is_alive:
             raise RequestError(503, "not_ready", "an engine has stopped")
         if documents is not None:
             await asyncio.to_thread(documents.check)
-        behind = None if documents is None else documents.behind
-        return schemas.Readiness(status="ready", tasks=worker.tasks, index_behind=behind)
+        return schemas.Status(status="ready", tasks=worker.tasks)
 
     @app.get("/metrics", tags=["service"], response_class=Response)
     async def prometheus() -> Response:

@@ -19,7 +19,6 @@ from hashlib import sha256
 
 from zhaiju.corpus.documents import Limits, Paragraph, parse_document
 from zhaiju.corpus.index import Embedding, Entry, Found, Index
-from zhaiju.corpus.replica import Replication
 from zhaiju.errors import DataError, OutputError, ZhaijuError
 from zhaiju.service.batching import Ticket
 from zhaiju.service.limits import RETRY_SECONDS, RequestError
@@ -71,7 +70,6 @@ class Documents:
         create: Make it if there is none.
         embedding: The encoder that it was made with, if it holds vectors.
         limits: What a document may be.
-        replica: See `Index.open`.
 
     Raises:
         ZhaijuError: it cannot be opened.
@@ -84,18 +82,12 @@ class Documents:
         create: bool = False,
         embedding: Embedding | None = None,
         limits: Limits | None = None,
-        replica: Replication | None = None,
     ) -> None:
-        self._index = Index.open(uri, create=create, embedding=embedding, replica=replica)
+        self._index = Index.open(uri, create=create, embedding=embedding)
         self._limits = limits or Limits()
         self._writing = threading.Lock()
         self._tidying = ThreadPoolExecutor(1, thread_name_prefix="zhaiju-documents")
         self._commits = 0
-
-    @property
-    def behind(self) -> float | None:
-        """See `Index.behind`."""
-        return self._index.behind
 
     def search(self, question: str, k: int) -> list[Found]:
         """See `Index.search`."""
@@ -171,9 +163,8 @@ class Documents:
             raise _unreadable(error) from None
 
     def close(self) -> None:
-        """End the threads that keep the index in order and follow it."""
+        """End the thread that keeps the index in order."""
         self._tidying.shutdown(wait=True, cancel_futures=True)
-        self._index.close()
 
     def _commit(self, entries: Sequence[Entry], removed: Sequence[str] = ()) -> None:
         try:

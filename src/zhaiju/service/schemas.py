@@ -424,15 +424,6 @@ class Status(BaseModel):
     tasks: Annotated[Sequence[str], Field(description="What it can do.")] = ()
 
 
-class Readiness(Status):
-    """How the service is, and what it knows."""
-
-    index_behind: Annotated[
-        float | None,
-        Field(description="Seconds since the index was last asked, where it cannot be asked now and a copy answers."),
-    ] = None
-
-
 class Error(BaseModel):
     """What went wrong."""
 

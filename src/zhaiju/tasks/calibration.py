@@ -52,14 +52,6 @@ def expected_calibration_error(confidence: Scores, correct: Flags, bins: int = B
     return sum(entry.count * abs(entry.confidence - entry.accuracy) for entry in table) / max(len(confidence), 1)
 
 
-def log_loss(confidence: Scores, correct: Flags) -> float:
-    """Mean negative log-probability of "right" or "wrong", whichever it was."""
-    if not len(confidence):
-        return 0.0
-    clipped = np.clip(confidence, 1e-7, 1 - 1e-7)
-    return float(-np.log(np.where(correct, clipped, 1 - clipped)).mean())
-
-
 def platt_loss(confidence: Scores, correct: Flags) -> float:
     """Log loss with Platt's (1999) targets, a little short of 0 and 1: what is always right is not made certain."""
     if not len(confidence):

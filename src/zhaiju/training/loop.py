@@ -23,7 +23,7 @@ from zhaiju.errors import DataError, TrainingError
 from zhaiju.modeling.memory import trim
 from zhaiju.modeling.network import Network, collate
 from zhaiju.tasks.base import Item, Task
-from zhaiju.training.processes import Processes, exchange, share_like
+from zhaiju.training.processes import Processes
 
 TRIM_STEPS = 20
 SECTIONS = ("collating", "forward", "backward", "optimiser", "averaging", "giving memory back")  # of a step
@@ -138,7 +138,7 @@ class Loop:
         self.processes = processes or Processes()
         self.accelerator = self.processes.accelerator
         optimizer = torch.optim.AdamW(_parameter_groups(network, settings.weight_decay), lr=settings.lr, fused=True)
-        self.network, self.optimizer = self.processes.prepare(network, optimizer)
+        self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
         self.trained: list[torch.Tensor] = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.average = [value.detach().clone() for value in self.trained] if settings.average else []
         self.step = 0
@@ -150,12 +150,11 @@ class Loop:
         self.evaluated_step = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """All that `load_state_dict` needs beside the weights to go on exactly: all ask together, the first gets it."""
-        weights = [value.detach() for value in self.trained] if self.average else []
+        """All that `load_state_dict` needs beside the weights to go on exactly."""
         return {
-            "optimizer": self.processes.gather(self.optimizer.state_dict()),
-            "weights": self.processes.gather(weights),
-            "average": self.processes.gather(self.average),
+            "optimizer": self.optimizer.state_dict(),
+            "weights": [value.detach() for value in self.trained] if self.average else [],
+            "average": self.average,
             "torch_rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "step": self.step,
@@ -172,8 +171,8 @@ class Loop:
         with torch.no_grad():
             for name, ours in (("weights", self.trained), ("average", self.average)):
                 for value, kept in zip(ours, state.get(name, ()), strict=False):
-                    value.copy_(share_like(kept, value))
-        self.processes.load_optimizer(self.optimizer, state["optimizer"])
+                    value.copy_(kept)
+        self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["torch_rng"])
         if state["cuda_rng"]:
             torch.cuda.set_rng_state_all(state["cuda_rng"])
@@ -194,7 +193,7 @@ class Loop:
 
     def _swap(self) -> None:
         for place, mean in enumerate(self.average):
-            self.average[place] = exchange(self.trained[place], mean)
+            self.average[place], self.trained[place].data = self.trained[place].data, mean
 
     def _follow(self) -> None:
         """Move the mean towards the weights; at first faster, so that it forgets where training began."""
@@ -295,7 +294,7 @@ class Loop:
             ours = self.processes.share(items)
             with self.section("collating"):
                 batch = collate(ours or items[:1], self.task.head, self.pad_id)
-            wait = self.processes.no_sync(self.network) if place < len(group) - 1 else nullcontext()
+            wait = self.accelerator.no_sync(self.network) if place < len(group) - 1 else nullcontext()
             autocast = torch.autocast(
                 self.accelerator.device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"
             )
@@ -304,7 +303,6 @@ class Loop:
                     # Gradients are averaged over the processes, and are to be summed.
                     weight = self.processes.count if ours else 0
                     part = self.network(batch, self.settings.label_smoothing) / targets * weight
-                    part = part + self.processes.idle(self.network, batch)
                 with self.section("backward"):
                     self.accelerator.backward(part)
             total = total + part.detach().double() / self.processes.count
@@ -320,7 +318,7 @@ class Loop:
         norm = 0.0
         with self.section("optimiser"):
             if self.settings.clip:
-                norm = self.processes.clip(self.network, self.settings.clip)
+                norm = float(self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.clip))
             self.optimizer.step()
             self.optimizer.zero_grad()
         self.step += 1
@@ -338,7 +336,7 @@ class Loop:
 
     def _evaluate(self) -> Evaluated:
         began = time.perf_counter()
-        with self.averaged(), self.processes.whole(self.network):
+        with self.averaged():
             metrics = self.evaluate()
         value = metrics[self.task.figures[0]]
         best = value > self.best_value

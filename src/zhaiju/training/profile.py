@@ -32,8 +32,8 @@ class Profile:
     Attributes:
         steps: Steps that were timed, after the warm-up.
         seconds: Of a step, the mean; what an epoch costs once is shared among its steps.
-        parts: For each part of a step its milliseconds, the mean. Tokenising is that of a first epoch without cached
-            tokens; later ones have next to none.
+        parts: For each part of a step its milliseconds, the mean. Tokenising is that of a first epoch; later ones
+            have next to none, as far as the texts are kept.
         operators: For the dearest operators of PyTorch their share of all operators' own time.
         items_per_second: Items trained on.
         tokens_per_second: Tokens, padding not counted.
@@ -101,7 +101,7 @@ def profile(task_name: str, settings: TrainSettings, data: TrainData, steps: int
     if steps < 1:
         raise ConfigError(f"profile is {steps} steps, expected at least 1")
     total = WARM_STEPS + steps + TRACED_STEPS + 1
-    settings = replace(settings, max_steps=total, eval_every=0, save_every=0, patience=0, token_cache=False)
+    settings = replace(settings, max_steps=total, eval_every=0, save_every=0, patience=0)
     _, loop = assemble(task_name, settings, data)
     loop.evaluate = lambda: {loop.task.figures[0]: 0.0}
     watch = _Stopwatch()

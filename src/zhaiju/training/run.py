@@ -42,9 +42,7 @@ import torch
 
 from zhaiju import files
 from zhaiju.config import TrainSettings, differences, load_settings
-from zhaiju.data.cache import Source
-from zhaiju.data.cache import keep as keep_tokens
-from zhaiju.data.examples import QAExample, SlotExample
+from zhaiju.data.examples import QAExample
 from zhaiju.data.formats import ReadLog, load_contexts
 from zhaiju.errors import ConfigError, DataError, TrainingError
 from zhaiju.inference.backends import TorchBackend
@@ -217,7 +215,6 @@ def train(
     run: Path,
     *,
     overwrite: bool = False,
-    until: int = 0,
     on_event: Callable[[Event], None] = lambda event: None,
     on_progress: Callable[[int], None] | None = None,
 ) -> RunResult:
@@ -229,8 +226,6 @@ def train(
         data: From `load_train_data`.
         run: The run's directory. If it holds an unfinished run with the same settings and data, that one goes on.
         overwrite: Remove a run that is there already.
-        until: Stop once so many steps are done, as at Ctrl-C: the schedule is still that of the whole training; 0:
-            train to the end.
         on_event: Called with every event of the loop.
         on_progress: Called with the number of dev examples done during evaluations.
 
@@ -247,7 +242,7 @@ def train(
             lambda: (lock.enter_context(_alone(run)), _claim(run, task_name, settings, data, overwrite=overwrite))[1]
         )
         with _not_left_alone(run, processes):
-            return _train(task_name, settings, data, run, resumed, processes, until, on_event, on_progress)
+            return _train(task_name, settings, data, run, resumed, processes, on_event, on_progress)
 
 
 def _train(
@@ -257,7 +252,6 @@ def _train(
     run: Path,
     resumed: Path | None,
     processes: Processes,
-    until: int,
     on_event: Callable[[Event], None],
     on_progress: Callable[[int], None] | None,
 ) -> RunResult:
@@ -277,7 +271,7 @@ def _train(
             ):
                 _save(run, loop, checkpoint, meta)
                 saved = True
-            if (processes.any(stop.is_set()) or 0 < until <= loop.step) and not loop.finished:
+            if processes.any(stop.is_set()) and not loop.finished:
                 if not saved and loop.step:
                     _save(run, loop, checkpoint, meta)
                 return _result(run, loop, finished=False)
@@ -357,8 +351,6 @@ def assemble(
     labels = TASKS[task_name].classes(data.train)
     task = make_task(task_name, labels=labels, **asdict(settings))
     checkpoint = _start(task_name, settings, data, resumed, labels)
-    if settings.token_cache:
-        keep_tokens(checkpoint.encoding, _sources(data))
     pad_id = checkpoint.encoding.pad_id
     if resumed is None and task.head.over == "labels" and not task.head.per_token:
         _first_weights(checkpoint, task, settings, data)
@@ -398,15 +390,6 @@ def assemble(
 def _batch_tokens(settings: TrainSettings) -> int:
     """Of a batch that is evaluated: no more than one that is trained on."""
     return min(settings.batch_tokens, usual_batch_tokens(gpu=torch.cuda.is_available()))
-
-
-def _sources(data: TrainData) -> Iterator[Source]:
-    """All that a training tokenises."""
-    for example in (*data.train, *data.dev):
-        if isinstance(example, SlotExample):
-            yield example.tokens
-        else:
-            yield from example.texts
 
 
 def _conclude(
@@ -541,25 +524,21 @@ def _step_directory(run: Path, step: int) -> Path:
 
 
 def _save(run: Path, loop: Loop, checkpoint: Checkpoint, meta: Meta) -> None:
-    """Gather what all processes hold, and have the first one write it."""
-    with loop.averaged():
-        weights = loop.processes.gather(checkpoint.network.model.state_dict())
-    state = loop.state_dict()
-    loop.processes.first(lambda: _write(run, loop, checkpoint, meta, weights, state))
+    """Have the first process write the state."""
+    loop.processes.first(lambda: _write(run, loop, checkpoint, meta))
 
 
-def _write(
-    run: Path, loop: Loop, checkpoint: Checkpoint, meta: Meta, weights: dict[str, Any], state: dict[str, Any]
-) -> None:
+def _write(run: Path, loop: Loop, checkpoint: Checkpoint, meta: Meta) -> None:
     """Write the state, point `last` and `best` at it, then remove what nothing points at: safe at every moment."""
     directory = _step_directory(run, loop.step)
 
     def save_state(path: Path) -> None:
         with refusing():
-            torch.save(state, path)
+            torch.save(loop.state_dict(), path)
 
     def fill(temporary: Path) -> None:
-        save(temporary, checkpoint.network, checkpoint.encoding, meta, weights=weights)
+        with loop.averaged():
+            save(temporary, checkpoint.network, checkpoint.encoding, meta)
         save_state(temporary / STATE_FILE)
 
     if (run / "last").resolve() == directory.resolve() and (directory / STATE_FILE).is_file():

@@ -17,7 +17,7 @@ from typing import Any
 
 from zhaiju.errors import ZhaijuError
 
-PEERS = Path(__file__).parent / "peers"
+WAYS = Path(__file__).parent / "ways"
 READY_SECONDS = 900
 
 
@@ -27,7 +27,7 @@ class Way:
 
     Attributes:
         name: What the table calls it.
-        script: A file of `peers/`.
+        script: A file of `ways/`.
         spec: What it is told.
         python: The interpreter that runs it; None: this one.
     """
@@ -123,7 +123,7 @@ class _Worker:
         if way.python is not None:
             environment.pop("PYTHONPATH", None)
         self._process = subprocess.Popen(
-            [way.python or sys.executable, str(PEERS / way.script), json.dumps(way.spec | {"threads": threads})],
+            [way.python or sys.executable, str(WAYS / way.script), json.dumps(way.spec | {"threads": threads})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

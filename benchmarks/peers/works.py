@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files as resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from zhaiju.bench.workers import Way
+from benchmarks.peers.workers import Way
 from zhaiju.data.formats import load_contexts, read_qa
 from zhaiju.inference.export import export, quantise
 from zhaiju.modeling.checkpoint import GRAPHS, Checkpoint, Meta, Shape, from_scratch, load, save
@@ -75,7 +76,7 @@ class Sources:
 
 def sample() -> Path:
     """The project's own texts and questions."""
-    return Path(__file__).parents[1] / "starter" / "sample"
+    return Path(str(resources("zhaiju.starter"))) / "sample"
 
 
 def read_work(sources: Sources) -> Work:

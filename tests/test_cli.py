@@ -190,7 +190,7 @@ BAD_JSONL = {
     "no object": (b"[5]", "row line 1: id: no prediction"),
     "no id": (b'\n{"answer": "x"}', "row line 2: id: no prediction"),
     "an id that is no text": (b'{"id": 5, "answer": "x"}', "row line 1: id: no prediction"),
-    "no answer": (b'{"id": "a", "score": 1}', "expected answer, tags, label or source"),
+    "no answer": (b'{"id": "a", "score": 1}', "expected tags or label or answer or source"),
     "a number": (b'{"id": "a", "answer": 5}', "row line 1: answer: no prediction"),
     "tags that are no texts": (b'{"id": "a", "tags": ["O", 5]}', "row line 1: tags: no prediction"),
     "half a surrogate pair": (b'{"id": "a", "answer": "\\ud800"}', "row a: answer: half of a surrogate pair"),
@@ -367,7 +367,7 @@ def test_half_a_surrogate_pair_in_predictions_is_refused(run, tmp_path):
 
 @pytest.mark.parametrize(("source", "value"), [("7", 7), ("0", 0), ("007", "007"), ("²", "²"), ("p7", "p7")])
 def test_only_a_plain_number_becomes_a_number(source, value):
-    assert cli._answer_value(SelectPrediction("a", 0, source, 1.0, (0.0,))) == value
+    assert TASKS["select"].value(SelectPrediction("a", 0, source, 1.0, (0.0,))) == value
 
 
 def test_of_partly_labelled_questions_the_labelled_ones_are_scored(run, pair, tmp_path):

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, create_model, model_validator
 
 from zhaiju.data.examples import check_text
-from zhaiju.errors import DataError
+from zhaiju.errors import ConfigError, DataError
+from zhaiju.tasks import TASKS, known
 from zhaiju.tasks.base import Task
 
 ItemT = TypeVar("ItemT")
@@ -29,6 +30,14 @@ def _visible(text: str, *, empty_allowed: bool = False) -> str:
         return check_text(text, "", empty_allowed=empty_allowed)
     except DataError as error:
         raise ValueError(error.problem) from None
+
+
+def _task(name: str) -> str:
+    try:
+        known(name)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return name
 
 
 # What `str.strip` leaves, for the description: JavaScript's \s has other white space than Python.
@@ -152,7 +161,12 @@ class TokensRequest(BaseModel):
     model_config = _config({"text": CONTEXTS[0]}, {"text": "book a boat for tomorrow", "task": "intent"})
 
     text: Text
-    task: Annotated[str, Field(description="The task whose encoder is to see the text.")] = "read"
+    task: Annotated[
+        str,
+        AfterValidator(_task),
+        WithJsonSchema({"type": "string", "enum": list(TASKS)}),
+        Field(description="The task whose encoder is to see the text."),
+    ] = "read"
 
 
 # --- responses

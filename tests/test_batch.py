@@ -404,7 +404,7 @@ def test_missing_library_is_told(calls, run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     data = write(tmp_path / "q.jsonl", rows(3))
     code, _, err = run("predict", "starter", data, "-o", tmp_path / "out", "--on", "ray")
-    assert (code, err) == (2, "zhaiju: --on ray needs ray: pip install 'zhaiju[scale]'\n")
+    assert (code, err) == (2, 'zhaiju: ray is not installed; pip install "zhaiju[scale]"\n')
     assert not (tmp_path / "out").exists()
 
 

@@ -159,7 +159,7 @@ def test_other_places_are_told(tmp_path):
 def test_missing_library_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lance_ray", None)
     index = Index.open(str(tmp_path), create=True)
-    with pytest.raises(ConfigError, match=r"by lance-ray: pip install 'zhaiju\[scale\]'"):
+    with pytest.raises(ConfigError, match=r'lance_ray is not installed; pip install "zhaiju\[scale\]"'):
         sync(index, [("a", "1")], read, on="ray")
     assert index.documents() == []
 

@@ -5,7 +5,7 @@
     >>> reader.read("What is it called?", "It is called Zhaiju.").answer           # doctest: +SKIP
     'Zhaiju'
 
-Importing this costs next to nothing; torch is imported by `load`.
+Importing this costs next to nothing; a checkpoint that is no exported graph needs the extra `train`.
 """
 
 from __future__ import annotations
@@ -46,16 +46,21 @@ def load(
     Args:
         what: A run, a checkpoint directory or a hub id.
         selector: The same, for the paragraph selector of a reader; None: words alone rank the paragraphs.
-        task: "select" or "read", where `what` does not say it itself; a foreign checkpoint reads.
+        task: Its task, where `what` does not say it itself; a foreign checkpoint reads.
         backend: "torch", "onnx" or "openvino"; "auto": PyTorch, or what is fastest for an exported graph.
         precision: "fp32", "bf16", or "int8" where a quantised graph was exported.
 
     Raises:
         CheckpointError: it cannot be loaded.
+        ConfigError: it needs an extra that is not installed.
     """
     from zhaiju.api import Model
+    from zhaiju.errors import not_installed
 
-    return Model.load(what, selector=selector, task=task, backend=backend, precision=precision)
+    try:
+        return Model.load(what, selector=selector, task=task, backend=backend, precision=precision)
+    except ImportError as error:
+        raise (not_installed(error) or error) from None
 
 
 __all__ = [

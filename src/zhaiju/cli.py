@@ -23,8 +23,17 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from zhaiju import files, threads, ui
-from zhaiju.config import TrainSettings, _types, load_settings, plain_type
-from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError, ZhaijuError, is_out_of_memory
+from zhaiju.config import TrainSettings, load_settings, plain_type, types_of_settings
+from zhaiju.data.encoding import DEFAULT_OVERLAP, DEFAULT_WINDOW
+from zhaiju.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    OutputError,
+    ZhaijuError,
+    is_out_of_memory,
+    not_installed,
+)
 from zhaiju.service.limits import LOOPBACK, Settings
 
 if TYPE_CHECKING:
@@ -337,8 +346,8 @@ def check(
     data: Annotated[list[Path], typer.Argument(help="Data files; several are also searched for shared paragraphs.")],
     context: ContextFile = None,
     encoder: Annotated[str, typer.Option(help="Whose tokenizer to check with.")] = "starter",
-    window: Annotated[int, typer.Option(help="Most tokens of a window.")] = 384,
-    overlap: Annotated[int, typer.Option(help="Characters shared by neighbouring windows.")] = 64,
+    window: Annotated[int, typer.Option(help="Most tokens of a window.")] = DEFAULT_WINDOW,
+    overlap: Annotated[int, typer.Option(help="Characters shared by neighbouring windows.")] = DEFAULT_OVERLAP,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if anything is wrong.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -578,7 +587,7 @@ def _shown(metrics: Mapping[str, float]) -> str:
 def _with_settings(command: Any) -> Any:
     """Replace `**settings` in a command's signature by one flag for each setting, its help from the setting."""
     signature = inspect.signature(command)
-    hints = _types()
+    hints = types_of_settings()
     own = get_type_hints(command, include_extras=True)
     parameters = [
         value.replace(annotation=own[value.name])
@@ -1379,11 +1388,9 @@ def _open_in_browser(address: str) -> None:
 
 def _service() -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
     """What makes the application, what binds its address, what serves it there."""
-    try:
-        from zhaiju.service.app import make_app
-        from zhaiju.service.server import bind, serve_at
-    except ImportError as error:
-        raise ConfigError(f'{error.name} is not installed; pip install "zhaiju[serve]"') from None
+    from zhaiju.service.app import make_app
+    from zhaiju.service.server import bind, serve_at
+
     return make_app, bind, serve_at
 
 
@@ -1714,6 +1721,8 @@ def _ended(error: BaseException) -> int:
     if stopped := _stop_in(error):
         _complain("interrupted" if stopped.number == signal.SIGINT else "terminated")
         return 128 + stopped.number
+    if isinstance(error, ImportError):
+        error = not_installed(error) or error
     if isinstance(error, ZhaijuError):
         return _complain(str(error))
     if isinstance(error, BrokenPipeError):

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from zhaiju.data.encoding import DEFAULT_OVERLAP, DEFAULT_WINDOW
 from zhaiju.data.script import SCRIPTS
 from zhaiju.data.vocabulary import KINDS
 from zhaiju.data.words import BOUNDARIES
@@ -49,20 +50,20 @@ class TrainSettings:
         "Start from random weights: of the encoder's architecture and tokenizer if one is named, else of the shape "
         "below with a vocabulary built from the training text.",
     )
-    layers: int = setting(4, "Its layers.", low=1)
-    hidden: int = setting(256, "Its width.", low=8)
-    heads: int = setting(4, "Its attention heads.", low=1)
+    layers: int = setting(4, "Layers of an encoder from nothing.", low=1)
+    hidden: int = setting(256, "Width of an encoder from nothing.", low=8)
+    heads: int = setting(4, "Attention heads of an encoder from nothing.", low=1)
     intermediate: int = setting(1024, "Width of its feed-forward layers.", low=8)
     positions: int = setting(512, "Most tokens that it can take.", low=16)
-    dropout: float = setting(0.1, "Its dropout.", low=0, high=0.9)
+    dropout: float = setting(0.1, "Dropout of the encoder.", low=0, high=0.9)
     vocabulary: str = setting(
         "wordpiece",
         "Its tokens: Chinese characters and word pieces, or every character by itself.",
         choices=KINDS,
     )
     vocabulary_size: int = setting(21_128, "Most entries of its vocabulary.", low=6)
-    window: int = setting(384, "Most tokens of a window, question and special tokens included.", low=16)
-    overlap: int = setting(64, "Characters that neighbouring windows of a paragraph share.", low=0)
+    window: int = setting(DEFAULT_WINDOW, "Most tokens of a window, question and special tokens included.", low=16)
+    overlap: int = setting(DEFAULT_OVERLAP, "Characters that neighbouring windows of a paragraph share.", low=0)
     script: str | None = setting(
         None, "Script that the encoder sees, quotes keep their own; none given: the encoder's own.", choices=SCRIPTS
     )
@@ -150,7 +151,7 @@ class TrainSettings:
     skip_faulty: bool = setting(False, "Leave faulty rows out, counted, instead of stopping at the first.")
 
     def __post_init__(self) -> None:
-        for name, kind in _types().items():
+        for name, kind in types_of_settings().items():
             _check(name, getattr(self, name), kind)
         if self.encoder is None and not self.scratch:
             raise ConfigError("no encoder: name one (--encoder hub/id or a directory) or give --scratch")
@@ -193,7 +194,7 @@ def load_settings(file: Path | None, overrides: Mapping[str, Any]) -> TrainSetti
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
             raise ConfigError(f"unknown setting {name!r}{f' in {file}' if file else ''}; {hint}")
-    for name, kind in _types().items():  # a whole number is a fine value for a float
+    for name, kind in types_of_settings().items():  # a whole number is a fine value for a float
         if kind is float and type(values.get(name)) is int:
             try:
                 values[name] = float(values[name])
@@ -210,7 +211,8 @@ def differences(old: TrainSettings, new: TrainSettings) -> list[str]:
     return [f"{name}: {before[name]!r} -> {after[name]!r}" for name in deciding if before[name] != after[name]]
 
 
-def _types() -> dict[str, Any]:
+def types_of_settings() -> dict[str, Any]:
+    """The type of each setting of `TrainSettings`."""
     hints = get_type_hints(TrainSettings)
     return {entry.name: hints[entry.name] for entry in fields(TrainSettings)}
 

@@ -14,14 +14,16 @@ The command line turns each into one line on stderr and exit code 2.
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 
 class ZhaijuError(Exception):
     """Root of the tree above; catch this to catch them all. Its message is one line, whatever names are in it."""
 
     def __str__(self) -> str:
-        return one_line(super().__str__())
+        return join_lines(super().__str__())
 
 
 class ConfigError(ZhaijuError):
@@ -103,7 +105,39 @@ def is_out_of_memory(error: BaseException) -> bool:
     return not isinstance(error, ZhaijuError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
-def one_line(text: str) -> str:
+# Packages that come with an extra, by the name that they are imported under.
+EXTRAS = (
+    dict.fromkeys(("accelerate", "fontTools", "huggingface_hub", "matplotlib", "psutil"), "train")
+    | dict.fromkeys(("tomli_w", "torch", "transformers"), "train")
+    | dict.fromkeys(("lancedb", "pyarrow"), "index")
+    | dict.fromkeys(("fastapi", "httptools", "prometheus_client", "uvicorn"), "serve")
+    | dict.fromkeys(("onnx", "onnxscript"), "onnx")
+    | dict.fromkeys(("daft", "lance_ray", "ray"), "scale")
+    | dict.fromkeys(("haystack", "langchain_core"), "integrations")
+    | {"openvino": "openvino"}
+)
+
+
+def not_installed(error: ImportError) -> ConfigError | None:
+    """What to say of an import that failed, with what to type; None where no extra has it."""
+    name = (error.name or "").partition(".")[0]
+    extra = EXTRAS.get(name)
+    return None if extra is None else ConfigError(f'{name} is not installed; pip install "zhaiju[{extra}]"')
+
+
+def library(name: str) -> Any:
+    """A package that comes with an extra, imported where it is used.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise (not_installed(error) or error) from None
+
+
+def join_lines(text: str) -> str:
     """`text` with a space for each line break."""
     return " ".join(text.splitlines())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import glob
 import hashlib
 import json
@@ -16,9 +15,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from zhaiju.errors import OutputError
+from zhaiju.errors import OutputError, ZhaijuError
+
+try:
+    import fcntl
+except ImportError:  # elsewhere nobody's left-overs are removed
+    fcntl = None  # type: ignore[assignment]
 
 JSON_INDENT = 2
+LOCK_FILE = ".zhaiju.lock"  # in a folder that one process writes to at a time
 SMALL_BYTES = 64 << 20  # of a file that is read whole and is no data: the largest tokenizers take about half
 
 
@@ -29,6 +34,32 @@ def writing_to(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def lock(path: Path, taken: ZhaijuError) -> Iterator[None]:
+    """Hold the lock file `path`, which stays; the system frees it however the process ends.
+
+    Args:
+        path: The lock file; its folder is made.
+        taken: Raised where another holds it.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    held = FileLock(path, timeout=0, thread_local=False)
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held.acquire()
+        except Timeout:
+            raise taken from None
+    try:
+        yield
+    finally:
+        held.release()
 
 
 @contextmanager
@@ -207,7 +238,7 @@ def sync_directory(path: Path) -> None:
 def remove_left_overs(path: Path) -> None:
     """Remove the temporary files and folders that killed writers of `path` have left; those of living ones stay."""
     for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with suppress(OSError), _opened(stale) as descriptor:
+        with suppress(OSError, AttributeError), _opened(stale) as descriptor:  # AttributeError: no fcntl
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
 
@@ -227,7 +258,8 @@ def _beside(path: Path, *, folder: bool) -> tuple[int, Path]:
             descriptor = os.open(name, os.O_RDONLY)
         else:
             descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        with suppress(OSError):  # not every network's file system locks; there nobody's left-overs are removed
+        # Not every system and network's file system locks; there nobody's left-overs are removed.
+        with suppress(OSError, AttributeError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.path.exists(name):
             return descriptor, Path(name)

@@ -36,7 +36,7 @@ from zhaiju.corpus.joined import join_up
 from zhaiju.data import parquet
 from zhaiju.data.formats import JSONL_SUFFIXES, ReadLog, load_contexts
 from zhaiju.data.storage import Storage, is_local, local, lock
-from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError, ZhaijuError
+from zhaiju.errors import CheckpointError, ConfigError, DataError, OutputError, ZhaijuError, library
 from zhaiju.inference.answer import Shortcuts
 from zhaiju.inference.engine import Engine, open_engine
 from zhaiju.modeling.checkpoint import STARTER, Checkpoint, resolve
@@ -510,13 +510,10 @@ def _on_ray(
 
 
 def _daft() -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            importlib.import_module("ray")
-            return importlib.import_module("daft")
-    except ImportError as error:
-        raise ConfigError(f"--on ray needs {error.name}: pip install 'zhaiju[scale]'") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        library("ray")
+        return library("daft")
 
 
 def _first(error: BaseException) -> str:
@@ -590,7 +587,7 @@ def encode(rows: Sequence[Mapping[str, Any]], task: str, kind: str) -> bytes:
     """A part's file."""
     if kind == "jsonl":
         return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
-    pa, pq = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    pa, pq = library("pyarrow"), library("pyarrow.parquet")
     schema = pa.schema([(name, _type(pa, type_)) for name, type_ in TASKS[task].columns.items()])
     stream = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), stream, compression="zstd")
@@ -601,7 +598,7 @@ def ids_of(data: bytes, kind: str) -> list[str]:
     """The ids in a part's file, in order."""
     if kind == "jsonl":
         return [json.loads(line)["id"] for line in data.decode().split("\n") if line]
-    pa, pq = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    pa, pq = library("pyarrow"), library("pyarrow.parquet")
     ids: list[str] = pq.read_table(pa.BufferReader(data), columns=["id"])["id"].to_pylist()
     return ids
 

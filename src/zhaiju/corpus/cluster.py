@@ -7,7 +7,6 @@ environment: none are sent to it.
 
 from __future__ import annotations
 
-import importlib
 import os
 import socket
 import sys
@@ -17,7 +16,7 @@ from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from typing import Any
 
-from zhaiju.errors import ConfigError
+from zhaiju.errors import library
 
 
 def check_installed() -> None:
@@ -90,9 +89,6 @@ def _workers(ray: Any) -> int:
 
 
 def _library(name: str) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return importlib.import_module(name)
-    except ImportError:
-        raise ConfigError("an index is built on Ray by lance-ray: pip install 'zhaiju[scale]'") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return library(name)

@@ -11,7 +11,6 @@ refuses what would overwrite another's commit.
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import time
@@ -27,7 +26,7 @@ import numpy.typing as npt
 from zhaiju.corpus import cluster
 from zhaiju.corpus.lexical import terms
 from zhaiju.data.storage import check_endpoint, is_local, lock
-from zhaiju.errors import ConfigError, DataError, OutputError, ZhaijuError, verbatim
+from zhaiju.errors import ConfigError, DataError, OutputError, ZhaijuError, library, verbatim
 
 if TYPE_CHECKING:
     from zhaiju.corpus.documents import Paragraph
@@ -297,7 +296,7 @@ class Index:
             if given:
                 vectors[given] = self._embedding.vectors([rows["text"][place] for place in given])
             columns["vector"] = list(vectors)
-        return _library("pyarrow").table(columns, schema=schema)
+        return library("pyarrow").table(columns, schema=schema)
 
 
 def sync(
@@ -401,7 +400,7 @@ def _by_words(table: Any, question: str, limit: int) -> list[tuple[dict[str, Any
     asked = " ".join(dict.fromkeys(terms(question)))
     if not asked:
         return []
-    query = table.search(_library("lancedb.query").MatchQuery(asked, "terms"), query_type="fts")
+    query = table.search(library("lancedb.query").MatchQuery(asked, "terms"), query_type="fts")
     rows = query.select([*_SHOWN, "place", "_score"]).limit(limit).to_list()
     return _ordered((row, row["_score"]) for row in rows)
 
@@ -458,7 +457,7 @@ def _check_unicode(entry: Entry) -> None:
 
 
 def _schema(embedding: Embedding | None) -> Any:
-    pa = _library("pyarrow")
+    pa = library("pyarrow")
     columns = [
         pa.field("document", pa.string(), nullable=False),
         pa.field("place", pa.int32(), nullable=False),  # in the document, from 0
@@ -522,24 +521,16 @@ def _created(uri: str, embedding: Embedding | None) -> Any:
 
 
 def _connect(uri: str, options: dict[str, str] | None = None) -> Any:
-    lancedb = _library("lancedb")
+    lancedb = library("lancedb")
     with _reading(uri):  # every search sees the last commit
         return lancedb.connect(uri, read_consistency_interval=timedelta(0), storage_options=options)
-
-
-def _library(name: str) -> Any:
-    """Import LanceDB or its Arrow only once an index is opened: it takes a second."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise ConfigError("an index needs lancedb: pip install 'zhaiju[scale]'") from None
 
 
 def _with_words(table: Any) -> None:
     """Make the full-text index where there is none: before the first row, so that no reader ever misses it."""
     if any(index.name == _WORDS for index in table.list_indices()):
         return
-    table.create_index("terms", config=_library("lancedb.index").FTS(**_PLAIN), name=_WORDS)
+    table.create_index("terms", config=library("lancedb.index").FTS(**_PLAIN), name=_WORDS)
 
 
 def _check(table: Any, uri: str, embedding: Embedding | None) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Ints = npt.NDArray[np.int32]
 
+DEFAULT_WINDOW = 384  # tokens
+DEFAULT_OVERLAP = 64  # characters
 MIN_CONTEXT_TOKENS = 8
 CACHED_TEXTS = 4096
 CACHED_BYTES = 2 << 20
@@ -155,8 +157,8 @@ class Encoding:
         self,
         tokenizer: PreTrainedTokenizerFast | PlainTokenizer,
         *,
-        window: int = 384,
-        overlap: int = 128,
+        window: int = DEFAULT_WINDOW,
+        overlap: int = DEFAULT_OVERLAP,
         script: str = AS_IS,
         boundaries: str = PIECES,
     ) -> None:

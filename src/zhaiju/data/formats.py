@@ -22,7 +22,7 @@ from typing import Any
 from zhaiju.data import parquet
 from zhaiju.data.examples import Context, QAExample, Span, check_text, wrong_type
 from zhaiju.data.jsonstream import JSONStream, open_text, parse_json_line, read_lines
-from zhaiju.errors import DataError, one_line, shorten
+from zhaiju.errors import DataError, join_lines, shorten
 
 JSONL_SUFFIXES = {".jsonl", ".ndjson"}
 
@@ -59,7 +59,7 @@ class Misaligned:
     def __str__(self) -> str:
         where = f"the text occurs at {self.nearest}" if self.nearest is not None else "the text does not occur"
         told = f"row {self.row}: answers: {self.text!r} is not at {self.start}, found {self.found!r}; {where}"
-        return one_line(told)
+        return join_lines(told)
 
 
 @dataclass(slots=True)

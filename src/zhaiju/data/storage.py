@@ -6,7 +6,6 @@ region and endpoint of an S3 come from the `AWS_…` variables, as for the index
 
 from __future__ import annotations
 
-import fcntl
 import importlib
 import os
 import posixpath
@@ -19,7 +18,6 @@ from typing import Any
 from zhaiju import files
 from zhaiju.errors import ConfigError, DataError, OutputError, verbatim
 
-_LOCK = ".zhaiju.lock"
 _BLOCK = 1 << 24
 
 
@@ -152,18 +150,9 @@ def lock(address: str) -> Iterator[None]:
     if not is_local(address):
         yield
         return
-    folder = Path(address)
-    with files.writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(f"cannot write {address}: another process is writing to it") from None
+    taken = OutputError(f"cannot write {address}: another process is writing to it")
+    with files.lock(Path(address, files.LOCK_FILE), taken):
         yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

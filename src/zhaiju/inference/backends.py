@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zhaiju.data.chunks import Chunk, arrays
-from zhaiju.errors import CheckpointError, ConfigError, is_out_of_memory
+from zhaiju.errors import CheckpointError, ConfigError, is_out_of_memory, library
 from zhaiju.modeling.checkpoint import GRAPHS
 from zhaiju.modeling.quantised import multiplied, read_rows
 from zhaiju.threads import wanted_threads
@@ -168,10 +168,7 @@ class OpenVinoBackend:
 
     def __init__(self, source: str | Path | Network, *, pad_id: int, precision: str = "fp32", threads: int = 0) -> None:
         _supports("openvino", precision)
-        try:
-            import openvino
-        except ImportError:
-            raise ConfigError('OpenVINO is not installed; pip install "zhaiju[openvino]"') from None
+        openvino = library("openvino")
         self.pad_id = pad_id
         core = openvino.Core()
         has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -319,7 +316,7 @@ def graph_path(directory: str | Path, precision: str, *, self_contained: bool = 
         return path
     beside = Path(directory) / GRAPH_FILE
     if precision == "int8":
-        raise CheckpointError(f"{directory} holds no {GRAPHS['int8']}; see zhaiju export --int8")
+        raise CheckpointError(f"{directory} holds no {GRAPHS['int8']}; see zhaiju export --precision int8")
     if self_contained or not beside.is_file():
         raise CheckpointError(f"{directory} holds no {GRAPHS['fp32']}; see zhaiju export")
     return beside

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from zhaiju import files
 from zhaiju.data.batching import by_budget
 from zhaiju.data.chunks import Chunk, arrays, pad
-from zhaiju.errors import CheckpointError, ConfigError
+from zhaiju.errors import CheckpointError, ConfigError, not_installed
 from zhaiju.inference.answer import JOINT_FILE
 from zhaiju.inference.backends import (
     GRAPH_FILE,
@@ -337,8 +337,8 @@ def _graph(checkpoint: Checkpoint, *, split: bool) -> Any:
                 output_names=list(SPAN_OUTPUTS) if spans else ["logits"],
                 dynamic_shapes=({0: rows, 1: tokens},) * len(names),
             )
-    except ImportError:
-        raise ConfigError('exporting needs onnx and onnxscript; pip install "zhaiju[onnx]"') from None
+    except ImportError as error:
+        raise (not_installed(error) or error) from None
     finally:
         chatter.setLevel(level)
         if attention == "sdpa":

@@ -17,14 +17,14 @@ from zhaiju.api import Model
 from zhaiju.corpus.ask import Answer, Asker, Hit, load_asker
 from zhaiju.corpus.documents import Paragraph
 from zhaiju.corpus.lexical import BM25
-from zhaiju.errors import ConfigError
+from zhaiju.errors import ConfigError, not_installed
 from zhaiju.modeling.checkpoint import STARTER
 from zhaiju.tasks.base import log_softmax
 
 try:
     from haystack import Document, ExtractedAnswer, component, default_from_dict, default_to_dict
 except ImportError as error:
-    raise ConfigError("Haystack is not installed: pip install 'zhaiju[integrations]'") from error
+    raise (not_installed(error) or error) from error
 
 log = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from zhaiju.corpus.ask import Answer, Paragraphs, Searchable, load_asker
 from zhaiju.corpus.documents import read_documents
 from zhaiju.corpus.index import Index, is_index
 from zhaiju.data.examples import check_text
-from zhaiju.errors import ConfigError, DataError
+from zhaiju.errors import ConfigError, DataError, not_installed
 from zhaiju.modeling.checkpoint import STARTER
 
 try:
     from langchain_core.tools import StructuredTool, ToolException
 except ImportError as error:
-    raise ConfigError("langchain-core is not installed: pip install 'zhaiju[integrations]'") from error
+    raise (not_installed(error) or error) from error
 
 ABOUT = (
     "Answers a factual question by quoting documents word for word. Gives the quotes, each with the sentence that it "

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zhaiju import files
-from zhaiju.data.encoding import Encoding
+from zhaiju.data.encoding import DEFAULT_OVERLAP, DEFAULT_WINDOW, Encoding
 from zhaiju.data.script import AS_IS
 from zhaiju.data.vocabulary import Kind, PlainTokenizer, build_tokenizer
 from zhaiju.data.words import PIECES, WORDS, has_sentence_pieces
@@ -42,7 +42,6 @@ UNLIMITED = 1 << 20
 OPTIONAL = ("task", "window", "boundaries", "positions", "weights")  # settings that a zhaiju.json need not have
 GRAPHS = {"fp32": "onnx/model.onnx", "int8": "onnx/model_quantized.onnx"}  # the names that transformers.js looks for
 _LARGEST = sys.float_info.max
-DEFAULT_WINDOW = 384
 # What a config.json may ask for, by what its numbers are called: a loader makes as many modules, names or rows.
 MOST = {"layer": 1_000, "expert": 1_000, "group": 1_000, "head": 10_000, "label": 100_000}
 MOST |= dict.fromkeys(("size", "dim", "position"), 1 << 24)
@@ -68,7 +67,6 @@ SMALL_FILES = (
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
 )
-DEFAULT_OVERLAP = 64
 
 
 @dataclass(frozen=True)

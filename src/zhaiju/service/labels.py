@@ -7,14 +7,13 @@ it, and what another program wrote into it meanwhile is not overwritten.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -592,39 +591,11 @@ def _digest(path: Path) -> str | None:
         raise DataError(f"cannot be read: {error.strerror or error}", file=path) from None
 
 
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keep other processes from labelling into a file. The system frees the lock when the process ends, however.
+def _alone(path: Path) -> AbstractContextManager[None]:
+    """Keep other processes from labelling into a file.
 
     The lock is a file of its own, since the one it is for is replaced with each change.
     """
     target = path.resolve()
-    lock = target.with_name(f".{target.name}.lock")
-    with files.writing_to(path):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _locked(lock)
-    if descriptor is None:
-        raise OutputError(f"cannot write {path}: another zhaiju label works on it")
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            lock.unlink()
-        os.close(descriptor)
-
-
-def _locked(lock: Path) -> int | None:
-    """A descriptor that holds the lock file; None: another process holds it."""
-    while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except OSError:  # a file system without locks
-            return descriptor
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
-                return descriptor
-        os.close(descriptor)  # whoever held it has just removed it
+    taken = OutputError(f"cannot write {path}: another zhaiju label works on it")
+    return files.lock(target.with_name(f".{target.name}.lock"), taken)

@@ -18,7 +18,6 @@ state; continuing from it gives the weights that an uninterrupted run would have
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -431,24 +430,17 @@ def _alone(run: Path) -> Iterator[None]:
     """Keep a second process out of the run's directory. The lock ends with the process, however that ends."""
     if run.exists() and not run.is_dir():
         raise ConfigError(f"{run} exists and is not a run; use another -o")
-    with files.writing_to(run):
-        run.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(run, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ConfigError(f"another process is training into {run}; wait for it, or use another -o") from None
+    taken = ConfigError(f"another process is training into {run}; wait for it, or use another -o")
+    with files.lock(run / files.LOCK_FILE, taken):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _empty(run: Path) -> None:
     """Remove what is in a run's directory, the file that makes it a run last."""
     with files.writing_to(run):
         for entry in sorted(run.iterdir(), key=lambda entry: entry.name == "config.toml"):
+            if entry.name == files.LOCK_FILE:
+                continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:
@@ -478,7 +470,8 @@ def _claim(run: Path, task: str, settings: TrainSettings, data: TrainData, *, ov
             )
         return last.resolve() if last.is_dir() else None
     # A kill may have come before config.toml was there.
-    if any(entry.name != "environment.json" and entry.suffix != ".tmp" for entry in run.iterdir()):
+    known = ("environment.json", files.LOCK_FILE)
+    if any(entry.name not in known and entry.suffix != ".tmp" for entry in run.iterdir()):
         raise ConfigError(f"{run} exists and is not a run; use another -o")
     files.write_json(run / "environment.json", environment() | {"seed": settings.seed} | about)
     files.write_text(run / "config.toml", settings.to_toml())

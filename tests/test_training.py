@@ -110,8 +110,8 @@ def test_training_leaves_a_whole_run(tmp_path, task):
     assert [event.step for event in evaluations][-1] == result.step  # the end is always evaluated
     assert result.best_step == max(evaluations, key=lambda event: (event.value, -event.step)).step
     assert {entry.name for entry in run.iterdir()} == {
-        "README.md", "best", "calibration.json", "checkpoints", "config.toml", "environment.json", "last",
-        "metrics.jsonl", "outcomes.json",
+        ".zhaiju.lock", "README.md", "best", "calibration.json", "checkpoints", "config.toml", "environment.json",
+        "last", "metrics.jsonl", "outcomes.json",
     }  # fmt: skip
     assert {entry.name for entry in (run / "last").iterdir()} >= {"config.json", "model.safetensors", "zhaiju.json"}
     assert {path.resolve() for path in (run / "checkpoints").iterdir()} == {

@@ -428,11 +428,19 @@ def _check_dev(task: str, data: TrainData) -> None:
 @contextmanager
 def _alone(run: Path) -> Iterator[None]:
     """Keep a second process out of the run's directory. The lock ends with the process, however that ends."""
-    if run.exists() and not run.is_dir():
+    if run.exists() and (not run.is_dir() or _is_foreign(run)):  # nothing is left in it, not even a lock
         raise ConfigError(f"{run} exists and is not a run; use another -o")
     taken = ConfigError(f"another process is training into {run}; wait for it, or use another -o")
     with files.lock(run / files.LOCK_FILE, taken):
         yield
+
+
+def _is_foreign(run: Path) -> bool:
+    """Whether a folder holds something and no run, not even one that was killed before config.toml was there."""
+    known = ("environment.json", files.LOCK_FILE)
+    return not (run / "config.toml").is_file() and any(
+        entry.name not in known and entry.suffix != ".tmp" for entry in run.iterdir()
+    )
 
 
 def _empty(run: Path) -> None:
@@ -469,10 +477,6 @@ def _claim(run: Path, task: str, settings: TrainSettings, data: TrainData, *, ov
                 f"{run} holds a run without {last / STATE_FILE}, so it cannot go on; use another -o or --overwrite"
             )
         return last.resolve() if last.is_dir() else None
-    # A kill may have come before config.toml was there.
-    known = ("environment.json", files.LOCK_FILE)
-    if any(entry.name not in known and entry.suffix != ".tmp" for entry in run.iterdir()):
-        raise ConfigError(f"{run} exists and is not a run; use another -o")
     files.write_json(run / "environment.json", environment() | {"seed": settings.seed} | about)
     files.write_text(run / "config.toml", settings.to_toml())
     return None

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-.PHONY: setup demo test check bench campaign sbom lock clean
+.PHONY: setup demo test test-all check bench campaign sbom lock clean
 
 setup: $(READY)
 
@@ -14,7 +14,11 @@ demo: setup
 	$(BIN)/python -m zhaiju.demo
 
 test: setup
-	scripts/test
+	scripts/test -m "not slow"
+
+test-all: setup
+	scripts/test -m "not slow"
+	scripts/test -m slow
 
 check: setup
 	scripts/check

@@ -207,7 +207,7 @@ def test_no_temperature_changes_what_is_predicted(task, seed, coarse, temperatur
 @pytest.mark.parametrize("task", TASKS)
 def test_logits_are_divided_by_the_temperature(task):
     made = make_task(task, labels=LABELS[task])
-    windows = made.encode(ONE[task], ENCODING)
+    windows = made.encode(ONE[task], ENCODING)[: 1 if task == "read" else None]  # of several, each has its own scale
     generator = np.random.default_rng(1)
     classes = len(LABELS[task])
     logits = []
@@ -221,8 +221,8 @@ def test_logits_are_divided_by_the_temperature(task):
     assert getattr(warmed, scores) != pytest.approx(getattr(made.decode(ONE[task], windows, logits), scores))
     if task == "select":
         assert warmed.scores == pytest.approx(divided.scores)
-    if task == "read":  # what select and read are weighed by
-        assert [c.logit for c in warmed.n_best] == pytest.approx([c.logit for c in divided.n_best])
+    if task == "read":
+        assert [c.score for c in warmed.n_best] == pytest.approx([c.score for c in divided.n_best])
 
 
 # A checkpoint

@@ -11,7 +11,7 @@ from budget import examples
 from zhaiju.data.encoding import Window
 from zhaiju.data.examples import Context, QAExample
 from zhaiju.tasks import ReadTask
-from zhaiju.tasks.read import search
+from zhaiju.tasks.read import log_probabilities, search
 
 ALPHABET = "山川 \u3000日e\u0301👩🏽"
 
@@ -98,7 +98,8 @@ def test_the_search_finds_what_trying_every_pair_finds(case, cap, tokens, n_best
 def test_a_prediction_is_the_best_span_with_its_share_of_all_of_them(case, cap, n_best):
     example = QAExample("q", "什麼？", (Context(case.text, "source"),))
     found = ReadTask(max_answer_chars=cap, n_best=n_best).decode(example, case.windows, case.logits)
-    expected, every = _brute_force(case, cap)
+    logs = [log_probabilities(window, value) for window, value in zip(case.windows, case.logits, strict=True)]
+    expected, every = _brute_force(Case(case.text, case.windows, logs), cap)
     if not expected:
         assert (found.answer, found.start, found.end, found.score, found.n_best) == ("", 0, 0, 0.0, ())
         return
@@ -112,7 +113,7 @@ def test_a_prediction_is_the_best_span_with_its_share_of_all_of_them(case, cap, 
         assert cap is None or len(candidate.text) <= cap
     assert sum(candidate.score for candidate in found.n_best) <= 1 + 1e-9
     assert found.score == found.n_best[0].score
-    null = min(float(value[0, 0]) + float(value[1, 0]) for value in case.logits)
+    null = min(float(value[0, 0]) + float(value[1, 0]) for value in logs)
     assert found.null_score == pytest.approx(null - found.n_best[0].logit)
 
 
@@ -182,7 +183,8 @@ def test_a_span_that_two_windows_hold_is_listed_once_with_the_better_logit():
     case = _case(TEXT, (0, 10, {6: 3.0}, {8: 3.0}), (5, 14, {6: 4.0}, {8: 4.0}))
     found = _decode(case)
     assert found.answer == "槐花蜜"
-    assert found.n_best[0].logit == 8.0
+    sure = log_probabilities(case.windows[1], case.logits[1])  # the other window has the span with 3.0
+    assert found.n_best[0].logit == pytest.approx(sure.max(axis=1).sum())
     assert [one.text for one in found.n_best].count("槐花蜜") == 1
     swapped = Case(case.text, case.windows[::-1], case.logits[::-1])
     assert _decode(swapped).n_best[0] == found.n_best[0]
@@ -230,7 +232,7 @@ def _with_null(*nulls):
 def test_without_a_threshold_there_is_always_a_quote(null):
     found = _decode(_with_null(null), null_threshold=None)
     assert found.answer == "槐花蜜"
-    assert found.null_score == null - 8
+    assert found.null_score == pytest.approx(null - 8)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +256,23 @@ def test_no_answer_wins_where_it_exceeds_the_best_span_by_more_than_the_threshol
         assert (found.start, found.end) == (0, 0)
 
 
-@pytest.mark.parametrize(("nulls", "answer"), [((2.0, 20.0), "槐花蜜"), ((20.0, 2.0), "槐花蜜"), ((20.0, 20.0), "")])
+def test_a_window_that_does_not_hold_the_answer_does_not_win_by_high_logits():
+    loud = _case(TEXT, (0, 10, {6: 2.0}, {8: 2.0}), (5, 14, {12: 9.0}, {13: 9.0}))
+    loud.logits[1][:, 0] = 15.0  # it says so itself
+    assert _decode(loud).answer == "槐花蜜"
+
+
+def test_log_probabilities_are_over_the_context_and_none():
+    window = _window([(0, 1), (1, 2), (2, 3)])
+    value = np.random.default_rng(0).normal(size=(2, len(window))).astype(np.float32) * 9
+    counted = window.starts >= 0
+    counted[0] = True
+    found = log_probabilities(window, value)
+    assert np.exp(found[:, counted]).sum(axis=1) == pytest.approx([1, 1])
+    assert found - value == pytest.approx(np.repeat(found[:, :1] - value[:, :1], len(window), axis=1), abs=1e-5)
+
+
+@pytest.mark.parametrize(("nulls", "answer"), [((-20.0, 20.0), "槐花蜜"), ((20.0, 20.0), "")])
 def test_a_question_has_no_answer_only_if_every_window_says_so(nulls, answer):
     assert _decode(_with_null(*nulls), null_threshold=0.0).answer == answer
 

@@ -53,15 +53,15 @@ class TrainSettings:
     layers: int = setting(4, "Layers of an encoder from nothing.", low=1)
     hidden: int = setting(256, "Width of an encoder from nothing.", low=8)
     heads: int = setting(4, "Attention heads of an encoder from nothing.", low=1)
-    intermediate: int = setting(1024, "Width of its feed-forward layers.", low=8)
-    positions: int = setting(512, "Most tokens that it can take.", low=16)
+    intermediate: int = setting(1024, "Width of the feed-forward layers of an encoder from nothing.", low=8)
+    positions: int = setting(512, "Most tokens that an encoder from nothing can take.", low=16)
     dropout: float = setting(0.1, "Dropout of the encoder.", low=0, high=0.9)
     vocabulary: str = setting(
         "wordpiece",
-        "Its tokens: Chinese characters and word pieces, or every character by itself.",
+        "Tokens of an encoder from nothing: Chinese characters and word pieces, or every character by itself.",
         choices=KINDS,
     )
-    vocabulary_size: int = setting(21_128, "Most entries of its vocabulary.", low=6)
+    vocabulary_size: int = setting(21_128, "Most entries of that vocabulary.", low=6)
     window: int = setting(DEFAULT_WINDOW, "Most tokens of a window, question and special tokens included.", low=16)
     overlap: int = setting(DEFAULT_OVERLAP, "Characters that neighbouring windows of a paragraph share.", low=0)
     script: str | None = setting(

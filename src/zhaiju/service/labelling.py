@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 class LabelSpan(BaseModel):
     """Where an answer stands."""
 
-    model_config = schemas._config({"start": 0, "end": 3})
+    model_config = schemas.shape({"start": 0, "end": 3})
 
     start: Annotated[int, Field(description=schemas.START)]
     end: Annotated[int, Field(description=schemas.END)]
@@ -30,7 +30,7 @@ class LabelSpan(BaseModel):
 class LabelRequest(BaseModel):
     """A question about a paragraph, and its answers; none: the paragraph does not hold the answer."""
 
-    model_config = schemas._config(
+    model_config = schemas.shape(
         {"paragraph": 0, "question": schemas.QUESTION, "answers": [{"start": 0, "end": 3}]},
         {"paragraph": 0, "question": "誰在修橋？", "answers": []},
     )

@@ -46,7 +46,7 @@ Text = Annotated[str, AfterValidator(_visible), WithJsonSchema({"type": "string"
 Unicode = Annotated[str, AfterValidator(partial(_visible, empty_allowed=True))]
 
 
-def _config(*examples: Any, either: Sequence[tuple[str, str]] = ()) -> ConfigDict:
+def shape(*examples: Any, either: Sequence[tuple[str, str]] = ()) -> ConfigDict:
     """Settings of a request.
 
     Args:
@@ -73,7 +73,7 @@ class Batch(BaseModel, Generic[ItemT]):
 class AnswerRequest(BaseModel):
     """A question over paragraphs, or over the indexed documents."""
 
-    model_config = _config({"question": QUESTION, "contexts": CONTEXTS}, {"question": QUESTION})
+    model_config = shape({"question": QUESTION, "contexts": CONTEXTS}, {"question": QUESTION})
 
     question: Text
     contexts: Annotated[
@@ -85,7 +85,7 @@ class AnswerRequest(BaseModel):
 class SelectRequest(BaseModel):
     """A question and the paragraphs to choose from."""
 
-    model_config = _config({"question": QUESTION, "contexts": CONTEXTS})
+    model_config = shape({"question": QUESTION, "contexts": CONTEXTS})
 
     question: Text
     contexts: Annotated[list[Text], Field(min_length=1, fail_fast=True)]
@@ -94,7 +94,7 @@ class SelectRequest(BaseModel):
 class ReadRequest(BaseModel):
     """A question and the paragraph to quote from."""
 
-    model_config = _config({"question": QUESTION, "context": CONTEXTS[0]})
+    model_config = shape({"question": QUESTION, "context": CONTEXTS[0]})
 
     question: Text
     context: Text
@@ -103,7 +103,7 @@ class ReadRequest(BaseModel):
 class IntentRequest(BaseModel):
     """An utterance."""
 
-    model_config = _config({"text": "book a boat for tomorrow"})
+    model_config = shape({"text": "book a boat for tomorrow"})
 
     text: Text
 
@@ -111,7 +111,7 @@ class IntentRequest(BaseModel):
 class SlotsRequest(BaseModel):
     """A sentence, or the words of one."""
 
-    model_config = _config(
+    model_config = shape(
         {"text": "book a boat for tomorrow"},
         {"tokens": ["book", "a", "boat", "for", "tomorrow"]},
         either=[("text", "string"), ("tokens", "array")],
@@ -130,7 +130,7 @@ class SlotsRequest(BaseModel):
 class DocumentUpload(BaseModel):
     """A document: `text`, or the bytes of a file in base64, read by the suffix of its name."""
 
-    model_config = _config(
+    model_config = shape(
         {"name": "notes.md", "text": "# 河邊\n\n林師傅在河邊修船。"},
         {"name": "a.pdf", "base64": "JVBERi0xLjQ="},
         either=[("text", "string"), ("base64", "string")],
@@ -150,7 +150,7 @@ class DocumentUpload(BaseModel):
 class DocumentsRequest(BaseModel):
     """Documents to add, all of them or none."""
 
-    model_config = _config({"documents": [{"name": "notes.md", "text": "# 河邊\n\n林師傅在河邊修船。"}]})
+    model_config = shape({"documents": [{"name": "notes.md", "text": "# 河邊\n\n林師傅在河邊修船。"}]})
 
     documents: Annotated[list[DocumentUpload], Field(min_length=1, fail_fast=True)]
 
@@ -158,7 +158,7 @@ class DocumentsRequest(BaseModel):
 class TokensRequest(BaseModel):
     """A text, and whose tokenizer is meant."""
 
-    model_config = _config({"text": CONTEXTS[0]}, {"text": "book a boat for tomorrow", "task": "intent"})
+    model_config = shape({"text": CONTEXTS[0]}, {"text": "book a boat for tomorrow", "task": "intent"})
 
     text: Text
     task: Annotated[
@@ -308,7 +308,7 @@ def wire(task: type[Task[Any, Any]]) -> tuple[type[BaseModel], type[BaseModel]]:
     told: Any = {name: (_type(kind, f"{title}{name.title()}"), ...) for name, kind in task.columns.items()}
     told.pop("id")
     return (
-        create_model(f"{title}Request", __config__=_config(), __doc__=task.__doc__, **given),
+        create_model(f"{title}Request", __config__=shape(), __doc__=task.__doc__, **given),
         create_model(f"{title}Response", __doc__=task.__doc__, **told),
     )
 

@@ -2,9 +2,9 @@
 
 Span reading after Devlin et al. (2019), sections 4.2 and 4.3.
 
-The start and end logits of all windows of a question are searched together for the n best spans; a pair that is
-no span (its end before its start, outside the context, longer than allowed) is never a candidate, so the next
-best one takes its place.
+The start and end logits of all windows of a question, each window's as log-probabilities, are searched together for
+the n best spans; a pair that is no span (its end before its start, outside the context, longer than allowed) is never a
+candidate, so the next best one takes its place.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from zhaiju.data.examples import Candidate, Context, QAExample, ReadPrediction, 
 from zhaiju.data.formats import ReadLog, gold_answers, read_qa
 from zhaiju.errors import DataError
 from zhaiju.tasks import metrics
-from zhaiju.tasks.base import Floats, Head, Item, Judgement, Task, masked, means
+from zhaiju.tasks.base import Floats, Head, Item, Judgement, Task, log_softmax, masked, means
 
 NO_ANSWER = (0, 0)
 TRIES = 4  # windows without an answer to choose one from
@@ -140,10 +140,11 @@ class ReadTask(Task[QAExample, ReadPrediction]):
         """The best span over all windows, or no answer where that was asked for and is likelier."""
         context = example.context
         index = example.relevant or 0
+        logs = [log_probabilities(window, value) for window, value in zip(windows, logits, strict=True)]
         found, evidence = search(
             context.text,
             windows,
-            logits,
+            logs,
             n_best=self.n_best,
             max_answer_chars=self.max_answer_chars or None,
             max_answer_tokens=self.max_answer_tokens,
@@ -157,7 +158,7 @@ class ReadTask(Task[QAExample, ReadPrediction]):
             return ReadPrediction(example.id, "", 0, 0, 0.0, context.source, index=index)
         best = n_best[0]
         # A window without the answer says so, and is right; the question has none only if every window says so.
-        null = min(float(value[0, 0]) + float(value[1, 0]) for value in logits) / self.temperature
+        null = min(float(value[0, 0]) + float(value[1, 0]) for value in logs) / self.temperature
         null_score = (null - best.logit) * self.temperature  # so that a threshold means the same at any temperature
         if self.null_threshold is not None and null_score > self.null_threshold:
             score = float(np.exp(null - np.logaddexp(null, evidence)))  # "no answer" against all spans together
@@ -269,6 +270,18 @@ def _gold(examples: Sequence[QAExample]) -> dict[str, tuple[str, ...]]:
             raise DataError("no answer to score against", row=example.id, field="answers")
         gold[example.id] = example.gold or ("",)
     return gold
+
+
+def log_probabilities(window: Window, logits: Floats) -> Floats:
+    """The logits [2, T] as log-probabilities over the window's context tokens and its first, which stands for "none".
+
+    So spans of several windows can be compared: one that does not hold the answer says so, whatever its logits.
+    """
+    counted = window.starts >= 0
+    counted[0] = True
+    own = logits[:, counted].astype(np.float64)
+    found: Floats = logits - (own - log_softmax(own))[:, :1].astype(np.float32)
+    return found
 
 
 def search(

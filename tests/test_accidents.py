@@ -55,9 +55,9 @@ def commands(output, model, documents):
     """Of each name a command that writes `output`, and what it writes."""
     judged = [QUESTIONS, "--context", CONTEXT]
     return {
-        "predict": (["predict", "starter", *judged, "-o", output / "p.json"], output / "p.json"),
+        "predict": (["predict", model, *judged, "-o", output / "p.json"], output / "p.json"),
         "parts": (
-            ["predict", "starter", *judged, "-o", f"{output / 'parts'}/", "--part-rows", "40"],
+            ["predict", model, *judged, "-o", f"{output / 'parts'}/", "--part-rows", "40"],
             output / "parts",
         ),
         "answer": (["answer", CONTEXT, QUESTIONS, "--reader", model, "-o", output / "s.csv"], output / "s.csv"),

@@ -54,8 +54,8 @@ def documents(tmp_path_factory):
 def command(name, checkpoint, documents, output):
     context, questions = str(SAMPLE / "context.json"), str(SAMPLE / "held_out.json")
     return [sys.executable, "-m", "zhaiju.cli"] + {
-        "predict": ["predict", "starter", questions, "--context", context, "-o", str(output)],
-        "answer": ["answer", context, questions, "--reader", "starter", "-o", str(output)],
+        "predict": ["predict", str(checkpoint), questions, "--context", context, "-o", str(output)],
+        "answer": ["answer", context, questions, "--reader", str(checkpoint), "-o", str(output)],
         "export": ["export", str(checkpoint), "-o", str(output)],
         "index": ["index", str(documents), "-o", str(output)],
     }[name]

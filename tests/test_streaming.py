@@ -30,7 +30,7 @@ from zhaiju.training.evaluate import Tally, together
 
 SAMPLE = resources("zhaiju.starter") / "sample"
 SMALL = Shape(layers=1, hidden=16, heads=2, intermediate=32, positions=256)
-MANY = 3_000
+MANY = 2_000
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -109,7 +109,7 @@ def test_of_many_questions_few_are_held_at_a_time(run, checkpoints, tmp_path, mo
     def watch(prediction, threshold=None, original=task.value):
         nonlocal seen
         seen += 1
-        if seen % 300 == 0:
+        if seen % 200 == 0:
             for kind in (QAExample, ReadPrediction, SelectPrediction):
                 held[kind] = max(held.get(kind, 0), alive(kind))
         return original(prediction, threshold)

@@ -465,7 +465,7 @@ def tokens(
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="select, read, intent or slots.")],
+    task: Annotated[str, typer.Argument(help="Its name, such as select, read, intent or slots.")],
     *,
     train: Annotated[list[Path], typer.Option("--train", help="Training data; may be given again.")],
     output: Annotated[
@@ -977,7 +977,7 @@ def score(
         typer.Argument(help="What predict or answer wrote: JSON, JSONL, or CSV with id and answer, intent or tags."),
     ],
     task: Annotated[
-        str | None, typer.Option(help="select, read, intent or slots. Default: what the files look like.")
+        str | None, typer.Option(help="Its name, such as select or read. Default: what the files look like.")
     ] = None,
     split: Split = None,
     bio: Bio = "repair",

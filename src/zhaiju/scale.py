@@ -608,7 +608,7 @@ def _type(pa: Any, type_: Any) -> Any:
         return pa.list_(_type(pa, type_[0]))
     if isinstance(type_, dict):
         return pa.struct([(name, _type(pa, inner)) for name, inner in type_.items()])
-    return getattr(pa, type_)()
+    return {"string": pa.string, "bool": pa.bool_, "int32": pa.int32, "float64": pa.float64}[type_]()
 
 
 def _addresses(data: str) -> list[str]:

@@ -139,28 +139,40 @@ def kind_of(path: str | Path) -> Literal["intent", "slots"] | None:
     None: neither, so it is for questions, or nothing that is known here; the reader of questions then says what.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
     if not path.is_file():  # a pipe can be read once only
         return None
-    if suffix in CONLL_SUFFIXES or (suffix == ".tsv" and not _has_header(path)):
+    if _is_conll(path):
         return "slots"
-    if suffix in DELIMITERS:
-        _, first = next(read_lines(path), (1, ""))
-        names: Iterable[str] = {cell.strip().strip('"') for cell in first.lstrip("\ufeff").split(DELIMITERS[suffix])}
-    elif suffix in ROW_SUFFIXES:
-        _, raw = next(_plain_rows(path), ("", None))
-        names = raw if isinstance(raw, dict) else ()
-    else:
-        names = _first_names(path)
-    if {"question", "paragraphs"} & set(names):
+    names = names_of(path)
+    if {"question", "paragraphs"} & names:
         return None
-    if {"tokens", "tags"} & set(names):
+    if {"tokens", "tags"} & names:
         return "slots"
     return (
         "intent"
-        if {"intent", "text", *(prefix + split for prefix in ("", "oos_") for split in SPLITS)} & set(names)
+        if {"intent", "text", *(prefix + split for prefix in ("", "oos_") for split in SPLITS)} & names
         else None
     )
+
+
+def _is_conll(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    return suffix in CONLL_SUFFIXES or (suffix == ".tsv" and not _has_header(path))
+
+
+def names_of(path: str | Path) -> set[str]:
+    """The columns of a file's rows by its header or first row; none of what is no file, as a pipe, or has none."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if not path.is_file() or _is_conll(path):
+        return set()
+    if suffix in DELIMITERS:
+        _, first = next(read_lines(path), (1, ""))
+        return {cell.strip().strip('"') for cell in first.lstrip("\ufeff").split(DELIMITERS[suffix])}
+    if suffix in ROW_SUFFIXES:
+        _, raw = next(_plain_rows(path), ("", None))
+        return set(raw) if isinstance(raw, dict) else set()
+    return set(_first_names(path))
 
 
 def has_splits(path: str | Path) -> bool:

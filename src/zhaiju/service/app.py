@@ -367,12 +367,10 @@ def _field(location: Sequence[int | str]) -> str | None:
 
 def _check_sizes(item: BaseModel, settings: Settings, prefix: str) -> None:
     given = dict(item)
-    for name, most in (
-        ("question", settings.max_question),
-        ("text", settings.max_text),
-        ("context", settings.max_context),
-    ):
-        at_most(len(given.get(name) or ""), most, "characters", prefix + name)
+    limits = {"question": settings.max_question, "text": settings.max_text}
+    for name, value in given.items():
+        if isinstance(value, str):
+            at_most(len(value), limits.get(name, settings.max_context), "characters", prefix + name)
     contexts, words = given.get("contexts") or (), given.get("tokens") or ()
     at_most(len(contexts), settings.max_contexts, "paragraphs", f"{prefix}contexts")
     for place, context in enumerate(contexts):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from inspect import cleandoc
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, create_model, model_validator
@@ -307,9 +308,11 @@ def wire(task: type[Task[Any, Any]]) -> tuple[type[BaseModel], type[BaseModel]]:
     given: Any = dict.fromkeys(task.fields, (Text, ...))
     told: Any = {name: (_type(kind, f"{title}{name.title()}"), ...) for name, kind in task.columns.items()}
     told.pop("id")
+    told["threshold"] = (float | None, None)
+    about = cleandoc(task.__doc__ or "").partition("\n\n")[0]
     return (
-        create_model(f"{title}Request", __config__=shape(), __doc__=task.__doc__, **given),
-        create_model(f"{title}Response", __doc__=task.__doc__, **told),
+        create_model(f"{title}Request", __config__=shape(dict(task.probe)), __doc__=about, **given),
+        create_model(f"{title}Response", __doc__=about, **told),
     )
 
 
@@ -320,7 +323,7 @@ def _type(kind: Any, title: str) -> Any:
     if isinstance(kind, dict):
         fields: Any = {name: (_type(inner, title + name.title()), ...) for name, inner in kind.items()}
         return create_model(title, **fields)
-    return {"string": str, "int32": int, "float64": float}[kind]
+    return {"string": str, "bool": bool, "int32": int, "float64": float}[kind]
 
 
 class Token(BaseModel):

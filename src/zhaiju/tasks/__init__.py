@@ -1,4 +1,4 @@
-"""The tasks. A fifth one is a file beside these and an entry here."""
+"""The tasks: each a file beside this one and an entry here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zhaiju.data.labelled import kind_of
+from zhaiju.data.labelled import kind_of, names_of
 from zhaiju.errors import ConfigError
 from zhaiju.tasks.base import Task
 from zhaiju.tasks.intent import IntentTask
@@ -39,6 +39,10 @@ def make_task(name: str, **settings: Any) -> Task[Any, Any]:
 
 def task_of(gold: Path, values: Mapping[str, str | int]) -> type[Task[Any, Any]]:
     """Which task a labelled file and predictions for it look like."""
+    names = names_of(gold)
+    for task in TASKS.values():  # one that reads rows of its fields, unless they are questions with spans for answers
+        if "read" not in vars(task) and set(task.fields) <= names and "answers" not in names:
+            return task
     if (kind := kind_of(gold)) is not None:
         return TASKS[kind]
     return SelectTask if values and all(isinstance(value, int) for value in values.values()) else ReadTask

@@ -78,6 +78,10 @@ class Item:
 class Task(ABC, Generic[ExampleT, PredictionT]):
     """A task of zhaiju, a frozen dataclass of what it can be set to; `zhaiju.tasks.TASKS` holds them all.
 
+    A task over "labels" has a field `labels` too, the classes in the order of the logits: in training those of
+    `classes`, then those of the checkpoint. Windows come from the encoding: `windows(question, context)`,
+    `text_windows(text)`, `word_windows(words)`; those of one item over "labels" are averaged.
+
     Examples have an `id`, their `texts`, and `bare()`, what scoring needs of them; predictions have an `id`, a `score`
     (the confidence, 0..1) and `bare()` too.
 
@@ -90,7 +94,7 @@ class Task(ABC, Generic[ExampleT, PredictionT]):
         probe: A short row.
         column: The name of its answer in a table of predictions.
         columns: Fields of a prediction that are kept in tables of very many, `id` first and the answer second, each
-            with its type: a name of Arrow's, [type] for a list, {field: type} for a record.
+            with its type: string, bool, int32 or float64, [type] for a list, {field: type} for a record.
         kept: Settings of a training that belong to the checkpoint, for predicting.
         over_paragraphs: Whether its rows may point into paragraphs of another file.
         outcomes: Why a prediction can be right or wrong; none where the task does not tell.
@@ -109,6 +113,12 @@ class Task(ABC, Generic[ExampleT, PredictionT]):
     over_paragraphs: ClassVar[bool] = False
     outcomes: ClassVar[tuple[str, ...]] = ()
     temperature: float
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        needed = ("name", "unit", "head", "figures", "fields", "probe", "column", "columns")
+        if lacking := [name for name in needed if not hasattr(cls, name)]:
+            raise TypeError(f"the task {cls.__name__} does not say its {', '.join(lacking)}")
 
     @classmethod
     def read(
@@ -168,11 +178,13 @@ class Task(ABC, Generic[ExampleT, PredictionT]):
         Raises:
             DataError: an example has none.
         """
+        if cls.head.over == "labels":
+            raise NotImplementedError(f"the task {cls.name} tells classes apart, and has no classes() to say which")
         return ()
 
     @classmethod
     def refused(cls, labels: Sequence[str]) -> str | None:
-        """What is wrong with a checkpoint's classes, if they cannot be this task's."""
+        """What is wrong with a checkpoint's classes, to end "it tells …" with, if they cannot be this task's."""
         return None
 
     @abstractmethod
@@ -220,7 +232,7 @@ class Task(ABC, Generic[ExampleT, PredictionT]):
 
     @classmethod
     def parse(cls, example: ExampleT, value: str | int | None) -> PredictionT:
-        """A prediction from what `value` gave; from None one that is wrong.
+        """A prediction from what `value` gave; from None, or "" where a threshold was not reached, one that is wrong.
 
         Raises:
             DataError: it can be no prediction for the example.

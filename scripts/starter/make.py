@@ -3,7 +3,7 @@
 
 Parts, each of which leaves its files in the work folder and is not done twice: `pieces` (which of XLM-R's are kept),
 `pack` (what the training needs, 49 MB), `train` (which goes on where it was killed), `package`. What tells how sure it
-is is fitted afterwards (`confidence.py`). `train` alone runs elsewhere too, on a GPU: `scripts/starter/train.py --help`.
+is is fitted afterwards (`confidence.py`). `train` alone runs elsewhere too, on a GPU: see `train.py --help`.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from zhaiju.errors import (
     OutputError,
     TrainingError,
     ZhaijuError,
+    not_installed,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ def load(
         ConfigError: it needs an extra that is not installed.
     """
     from zhaiju.api import Model
-    from zhaiju.errors import not_installed
 
     try:
         return Model.load(what, selector=selector, task=task, backend=backend, precision=precision)

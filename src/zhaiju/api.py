@@ -98,6 +98,8 @@ class Model:
         if (what, name) == (STARTER, "select"):
             return cls({"select": (ranking(), SelectTask())})
         parts: dict[str, tuple[Predictor, Task[Any, Any]]]
+        joint: Joint | None = None
+        confidence: Confidence | None = None
         if name == "read":
             pair = join_up(open_one, what, selector)
             answerer, joint, confidence = pair.answerer, pair.answerer.joint, pair.answerer.confidence
@@ -108,12 +110,7 @@ class Model:
             }
         else:
             engine, checkpoint = open_one(what, name)
-            joint, confidence, checkpoints, parts = (
-                None,
-                None,
-                {name: checkpoint},
-                {name: (engine, checkpoint.task(name))},
-            )
+            checkpoints, parts = {name: checkpoint}, {name: (engine, checkpoint.task(name))}
         model = cls(parts, joint=joint, confidence=confidence)
         model.thresholds = {name: one.threshold for name, one in checkpoints.items()}
         model.where = {name: one.where for name, one in checkpoints.items()}

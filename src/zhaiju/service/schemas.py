@@ -7,7 +7,7 @@ Python. Where strings count UTF-16, as in JavaScript, slice `Array.from(text)`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from inspect import cleandoc
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -300,6 +300,7 @@ _OWN: dict[str, tuple[type[BaseModel], type[BaseModel]]] = {
 }
 
 
+@cache
 def wire(task: type[Task[Any, Any]]) -> tuple[type[BaseModel], type[BaseModel]]:
     """A task's request, with its `fields`, and its response, with the `columns` of its predictions."""
     if task.name in _OWN:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import getattr_static
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def task_of(gold: Path, values: Mapping[str, str | int]) -> type[Task[Any, Any]]
     """Which task a labelled file and predictions for it look like."""
     names = names_of(gold)
     for task in TASKS.values():  # one that reads rows of its fields, unless they are questions with spans for answers
-        if "read" not in vars(task) and set(task.fields) <= names and "answers" not in names:
+        if getattr_static(task, "read") is vars(Task)["read"] and set(task.fields) <= names and "answers" not in names:
             return task
     if (kind := kind_of(gold)) is not None:
         return TASKS[kind]

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from zhaiju.data.encoding import Encoding, Window
-from zhaiju.data.examples import Context
-from zhaiju.data.formats import ReadLog
+from zhaiju.data.examples import Context, QAExample
+from zhaiju.data.formats import ReadLog, read_qa
 from zhaiju.data.labelled import read_rows
 from zhaiju.errors import DataError
 
@@ -269,6 +269,25 @@ class Task(ABC, Generic[ExampleT, PredictionT]):
     def row(cls, prediction: PredictionT) -> dict[str, Any]:
         """The `columns` of a prediction, as plain values."""
         return {name: _plain(getattr(prediction, name)) for name in cls.columns}
+
+
+class OverParagraphs:
+    """What tasks share whose rows are questions over paragraphs."""
+
+    over_paragraphs: ClassVar[bool] = True
+
+    @classmethod
+    def read(
+        cls,
+        path: Path,
+        *,
+        contexts: Sequence[Context] | None = None,
+        log: ReadLog | None = None,
+        start: int = 0,
+        **_: Any,
+    ) -> Iterator[QAExample]:
+        """See `zhaiju.data.formats.read_qa`."""
+        return read_qa(path, contexts=contexts, log=log, start=start)
 
 
 def _plain(value: Any) -> Any:

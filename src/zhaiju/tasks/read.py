@@ -9,7 +9,7 @@ candidate, so the next best one takes its place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,18 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 from zhaiju.data.encoding import Encoding, Pair, Window, cover, locate
-from zhaiju.data.examples import Candidate, Context, QAExample, ReadPrediction, Span, asked_of, wrong_type
-from zhaiju.data.formats import ReadLog, gold_answers, read_qa
+from zhaiju.data.examples import Candidate, QAExample, ReadPrediction, Span, asked_of, wrong_type
+from zhaiju.data.formats import gold_answers
 from zhaiju.errors import DataError
 from zhaiju.tasks import metrics
-from zhaiju.tasks.base import Floats, Head, Item, Judgement, Task, log_softmax, masked, means
+from zhaiju.tasks.base import Floats, Head, Item, Judgement, OverParagraphs, Task, log_softmax, masked, means
 
 NO_ANSWER = (0, 0)
 TRIES = 4  # windows without an answer to choose one from
 
 
 @dataclass(frozen=True)
-class ReadTask(Task[QAExample, ReadPrediction]):
+class ReadTask(OverParagraphs, Task[QAExample, ReadPrediction]):
     """Span reading.
 
     Attributes:
@@ -74,21 +74,7 @@ class ReadTask(Task[QAExample, ReadPrediction]):
         "confidence": "float64",
     }
     kept = ("max_answer_chars",)
-    over_paragraphs = True
     outcomes = metrics.OUTCOMES
-
-    @classmethod
-    def read(
-        cls,
-        path: Path,
-        *,
-        contexts: Sequence[Context] | None = None,
-        log: ReadLog | None = None,
-        start: int = 0,
-        **_: Any,
-    ) -> Iterator[QAExample]:
-        """See `zhaiju.data.formats.read_qa`."""
-        return read_qa(path, contexts=contexts, log=log, start=start)
 
     @classmethod
     def example(cls, identity: str, row: Mapping[str, Any]) -> QAExample:

@@ -7,7 +7,7 @@ vary in number without padding, and a batch is filled by length and not by quest
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,15 +15,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from zhaiju.data.encoding import Encoding, Window
-from zhaiju.data.examples import Context, QAExample, SelectPrediction, asked_of, wrong_type
-from zhaiju.data.formats import ReadLog, gold_choices, read_qa
+from zhaiju.data.examples import QAExample, SelectPrediction, asked_of, wrong_type
+from zhaiju.data.formats import gold_choices
 from zhaiju.errors import DataError
-from zhaiju.tasks.base import Floats, Head, Item, Judgement, Task, masked, means
+from zhaiju.tasks.base import Floats, Head, Item, Judgement, OverParagraphs, Task, masked, means
 from zhaiju.tasks.metrics import accuracy
 
 
 @dataclass(frozen=True)
-class SelectTask(Task[QAExample, SelectPrediction]):
+class SelectTask(OverParagraphs, Task[QAExample, SelectPrediction]):
     """Paragraph selection.
 
     Attributes:
@@ -44,20 +44,6 @@ class SelectTask(Task[QAExample, SelectPrediction]):
     probe: ClassVar = {"question": "a", "contexts": ["b"]}
     column = "answer"
     columns: ClassVar = {"id": "string", "source": "string", "index": "int32", "score": "float64"}
-    over_paragraphs = True
-
-    @classmethod
-    def read(
-        cls,
-        path: Path,
-        *,
-        contexts: Sequence[Context] | None = None,
-        log: ReadLog | None = None,
-        start: int = 0,
-        **_: Any,
-    ) -> Iterator[QAExample]:
-        """See `zhaiju.data.formats.read_qa`."""
-        return read_qa(path, contexts=contexts, log=log, start=start)
 
     @classmethod
     def example(cls, identity: str, row: Mapping[str, Any]) -> QAExample:
